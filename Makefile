@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo    the robot does one instruction in the embedded simulator; no ROS installation needed
+# make test    all tests;  make lint   style;  make clean   what builds and runs leave (make distclean: and .venv)
+VENV ?= .venv
+INSTRUCTION ?=
+PYTEST_ARGS ?=
+BOOTSTRAP_INPUTS := setup.py pyproject.toml requirements/constraints.txt tools/bootstrap.sh
+
+# The environment brings ROS 2 of its own: a sourced installation must not leak into it.
+unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
+export INSTRUCTION
+export MUJOCO_GL ?= egl
+
+.PHONY: help demo test lint clean distclean
+help:
+	@sed -n '2,3p' Makefile
+
+demo: $(VENV)/.ready-demo
+	@$(VENV)/bin/vla demo $(if $(INSTRUCTION),--instruction "$$INSTRUCTION") $(DEMO_ARGS)
+
+test: $(VENV)/.ready-test
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-test
+	@$(VENV)/bin/ruff check vla_ros test launch setup.py
+	@$(VENV)/bin/python -m compileall -q vla_ros test launch
+
+$(VENV)/.ready-%: $(BOOTSTRAP_INPUTS)
+	@bash tools/bootstrap.sh "$*" "$(VENV)"
+
+clean:
+	rm -rf build dist install log demo *.egg-info .pytest_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
+	find vla_ros test launch -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf "$(VENV)"

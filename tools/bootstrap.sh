@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes the virtual environment that `make demo` and `make test` use, and leaves VENV/.ready-PURPOSE.
+# usage: tools/bootstrap.sh demo|test VENV_DIRECTORY
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=$1 venv=$2
+
+say() { printf 'bootstrap: %s\n' "$*"; }
+fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 2; }
+
+# --- system packages -------------------------------------------------------------------------------------------------
+as_root() { # the prefix that gives root without asking for a password; fails where there is none
+  if [ "$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo "sudo -n"; else return 1; fi
+}
+
+apt_install() { # what-for package...
+  local why=$1 root; shift
+  local by_hand="sudo apt-get install -y --no-install-recommends $*"
+  command -v apt-get >/dev/null || fail "$why is missing: install what Debian calls: $*"
+  root=$(as_root) || fail "$why is missing. Run: $by_hand"
+  say "installing $* ($why)"
+  # shellcheck disable=SC2086
+  { $root apt-get -q update && $root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@"; } \
+    >"${TMPDIR:-/tmp}/vla_ros-apt.$$.log" 2>&1 || {
+      tail -n 5 "${TMPDIR:-/tmp}/vla_ros-apt.$$.log" >&2; fail "apt-get failed. Run: $by_hand"; }
+  rm -f "${TMPDIR:-/tmp}/vla_ros-apt.$$.log"
+}
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+usable() { "$1" -c 'import sys; sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 12)))' 2>/dev/null; }
+
+find_python() { # the first usable interpreter, one that can make environments before one that cannot
+  local candidate
+  for candidate in python3.12 python3.11 python3.10 python3; do
+    if usable "$candidate" && "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then echo "$candidate"; return; fi
+  done
+  for candidate in python3.12 python3.11 python3.10 python3; do
+    if usable "$candidate"; then echo "$candidate"; return; fi
+  done
+  return 1
+}
+
+make_venv() {
+  local python version
+  python=$(find_python) || fail "needs Python 3.10, 3.11 or 3.12, and finds $(python3 --version 2>&1 || echo none). Install one, e.g.: sudo apt-get install python3.12 python3.12-venv"
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "the venv module of Python $version" "python$version-venv"
+  say "making $venv with Python $version"
+  "$python" -m venv --prompt vla_ros "$venv"
+}
+
+# --- rendering without a screen: EGL and a driver below it ---------------------------------------------------------------
+has_library() { "$venv/bin/python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
+ensure_egl() {
+  has_library libEGL.so.1 && { has_library libEGL_mesa.so.0 || has_library libEGL_nvidia.so.0; } && return
+  apt_install "EGL, to render without a screen" libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri
+}
+
+# --- packages --------------------------------------------------------------------------------------------------------
+pip_install() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet -c requirements/constraints.txt "$@"; }
+
+install_torch() { # without CUDA's gigabytes where there is no NVIDIA card and a CPU build is at hand
+  "$venv/bin/python" -c 'import torch' 2>/dev/null && return
+  [ -e /proc/driver/nvidia/version ] && return # the ordinary wheel follows with the other packages
+  pip_install --no-index --no-deps torch 2>/dev/null && return
+  local index=${VLA_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+  "$venv/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' "$index" \
+    2>/dev/null || return 0
+  pip_install --index-url "$index" --no-deps torch || true
+}
+
+case $purpose in
+  demo) extras=cpu,sim,ros ;;
+  test) extras=all ;;
+  *) fail "purpose '$purpose' is unknown: demo or test" ;;
+esac
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "the ROS 2 wheels exist for Linux on x86-64 only, this is $(uname -sm): use a ROS 2 workspace (README.md)"
+"$venv/bin/python" -c '' 2>/dev/null || make_venv
+usable "$venv/bin/python" || fail "$venv holds $("$venv/bin/python" --version), needs 3.10 to 3.12. Run: make distclean"
+ensure_egl
+started=$SECONDS
+say "installing .[$extras] into $venv (the first time takes a minute or two)"
+if [ "$purpose" = test ]; then install_torch; fi
+pip_install -e ".[$extras]" || fail "pip could not install: see above; try again with: make $purpose"
+say "ready after $((SECONDS - started)) s"
+touch "$venv/.ready-demo" "$venv/.ready-$purpose"
