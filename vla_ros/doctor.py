@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vla doctor``: looks at this machine and says, for everything that is not as it should be, what to do about it.
+
+Whatever may crash or hang (drivers, DDS) runs in a child process with a time limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vla_ros.core.errors import VlaError
+from vla_ros.core.paths import share_dir
+from vla_ros.inspect_bundle import FILE_OK, check_files, read_manifest
+from vla_ros.results import write_json
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+CHILD_TIME_LIMIT_S = 60
+MIN_SHARED_MEMORY_BYTES = 64 << 20  # six participants with the profile's segment of 10 MiB
+APT_EGL = "sudo apt-get install -y --no-install-recommends libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
+BASE_MODULES = ("numpy", "yaml", "pinocchio", "ruckig", "tokenizers", "cv2", "tqdm", "rich")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: ``state`` is ok, warn or fail; ``remedy`` says what to do."""
+
+    name: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 if nothing is broken (warnings are allowed), else 1."""
+    parser = argparse.ArgumentParser(prog="vla doctor", description="Check this machine for everything that vla_ros needs.")
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
+    options = parser.parse_args(argv)
+    console = Console(highlight=False)
+    with console.status("looking"):
+        findings = [finding for check in CHECKS for finding in check()]
+    console.print(_table(findings))
+    if options.json:
+        write_json(options.json, {"findings": [asdict(finding) for finding in findings]})
+    return int(any(finding.state == FAIL for finding in findings))
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table(show_lines=False)
+    for column in ("", "check", "found, and what to do"):  # fold: paths must stay complete
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        text = Text(finding.found)
+        if finding.remedy:
+            text.append(f"\n→ {finding.remedy}", style=STYLES[finding.state])
+        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, text)
+    return table
+
+
+def check_python() -> list[Finding]:
+    """Interpreter and the package's own requirements."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    remedy = "" if good else "use Python 3.10, 3.11 or 3.12: the ROS 2 and Pinocchio wheels are tested with these"
+    missing = [name for name in BASE_MODULES if importlib.util.find_spec(name) is None]
+    packages = Finding(
+        name="packages",
+        state=FAIL if missing else OK,
+        found=f"missing: {', '.join(missing)}" if missing else "all required ones are installed",
+        remedy='pip install "vla_ros"   (in a clone: pip install .)' if missing else "",
+    )
+    return [Finding(name="Python", state=OK if good else FAIL, found=f"{version} ({sys.executable})", remedy=remedy), packages]
+
+
+def check_onnxruntime() -> list[Finding]:
+    """Which wheel, which providers, and whether a card lies idle."""
+    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    card = Path("/proc/driver/nvidia/version").exists()
+    if importlib.util.find_spec("onnxruntime") is None:
+        remedy = f'pip install "vla_ros[{"gpu" if card else "cpu"}]"'
+        return [Finding(name="onnxruntime", state=FAIL, found="not installed", remedy=remedy)]
+    if len(wheels) == 2:
+        remedy = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of the extras cpu and gpu"
+        return [Finding(name="onnxruntime", state=FAIL, found="both wheels are installed and overwrite each other", remedy=remedy)]
+    code, text = _child("import onnxruntime as o; print(o.__version__, *o.get_available_providers())")
+    if code != 0:
+        remedy = "install it again: pip install --force-reinstall --no-deps " + " ".join(wheels)
+        return [Finding(name="onnxruntime", state=FAIL, found=_last_line(text), remedy=remedy)]
+    if card and "CUDAExecutionProvider" not in text:
+        remedy = 'pip uninstall -y onnxruntime && pip install "vla_ros[gpu]"'
+        return [Finding(name="onnxruntime", state=WARN, found=f"{text}; the NVIDIA card is not used", remedy=remedy)]
+    return [Finding(name="onnxruntime", state=OK, found=text)]
+
+
+def check_ros() -> list[Finding]:
+    """rclpy, and whether two distributions are mixed."""
+    code, text = _child("import rclpy; rclpy.init(); print(rclpy.get_rmw_implementation_identifier()); rclpy.shutdown()")
+    wheel = _version("ros-rclpy")
+    if code != 0:
+        remedy = 'source a ROS 2 installation (Jazzy or newer), or without one: pip install "vla_ros[ros]"'
+        return [Finding(name="ROS 2", state=FAIL, found=_last_line(text), remedy=remedy)]
+    origin = f"rclpy wheel {wheel}" if wheel else f"distribution {os.environ.get('ROS_DISTRO', 'unknown')}"
+    mixed = wheel and "/opt/ros/" in os.environ.get("AMENT_PREFIX_PATH", "") + os.environ.get("PYTHONPATH", "")
+    findings = [Finding(name="ROS 2", state=OK, found=f"{origin}, {text}")]
+    if mixed:
+        remedy = "use one: a shell in which no ROS is sourced, or an environment without the extra ros"
+        findings = [Finding(name="ROS 2", state=WARN, found=f"{origin} beside a sourced installation", remedy=remedy)]
+    return [*findings, _fastdds_profile(text), *_camera_over_dds()]
+
+
+def _fastdds_profile(rmw: str) -> Finding:
+    if "fastrtps" not in rmw:
+        remedy = "measured with Fast DDS only; with another RMW check that no image is lost: ros2 topic hz"
+        return Finding(name="DDS profile", state=WARN, found=f"{rmw} does not read it", remedy=remedy)
+    chosen = os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE") or os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
+    shipped = share_dir() / "config" / "fastdds_profile.xml"
+    if chosen and not Path(chosen).is_file():
+        remedy = f"export FASTRTPS_DEFAULT_PROFILES_FILE={shipped}"
+        return Finding(name="DDS profile", state=FAIL, found=f"{chosen} does not exist", remedy=remedy)
+    if chosen:
+        return Finding(name="DDS profile", state=OK, found=chosen)
+    remedy = f"for your own camera nodes: export FASTRTPS_DEFAULT_PROFILES_FILE={shipped}"
+    return Finding(name="DDS profile", state=WARN, found="not set; vla's own commands set it themselves", remedy=remedy)
+
+
+def _camera_over_dds() -> list[Finding]:
+    """Sends pictures from one process to another and counts those that arrive."""
+    code, text = _child("import sys; from vla_ros.ros.camera_probe import main; sys.exit(main())")
+    name = "camera over DDS"
+    if code != 0:
+        remedy = "processes cannot talk: look at the firewall, /dev/shm and ROS_LOCALHOST_ONLY"
+        return [Finding(name=name, state=FAIL, found=_last_line(text), remedy=remedy)]
+    share = float(text.split()[-1])
+    lossy = share < 0.9
+    remedy = "set the DDS profile (above), and look at the size of /dev/shm" if lossy else ""
+    return [Finding(name=name, state=WARN if lossy else OK, found=f"{share:.0%} of 640x480 pictures at 30 Hz arrive", remedy=remedy)]
+
+
+def check_shared_memory() -> list[Finding]:
+    """Room for the exchange between control and inference, and for DDS."""
+    free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    small = free < MIN_SHARED_MEMORY_BYTES
+    remedy = "containers: docker run --shm-size=512m (or --ipc=host)" if small else ""
+    return [Finding(name="/dev/shm", state=WARN if small else OK, found=f"{free / 2**20:.0f} MiB free", remedy=remedy)]
+
+
+def check_rendering() -> list[Finding]:
+    """MuJoCo renders a picture without a screen."""
+    if importlib.util.find_spec("mujoco") is None:
+        remedy = 'only for the embedded simulator: pip install "vla_ros[sim]"'
+        return [Finding(name="MuJoCo", state=WARN, found="not installed", remedy=remedy)]
+    code, text = _child(_RENDER, MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"))
+    if code != 0:
+        return [Finding(name="MuJoCo", state=FAIL, found=f"cannot render: {_last_line(text)}", remedy=APT_EGL)]
+    return [Finding(name="MuJoCo", state=OK, found=text)]
+
+
+_RENDER = """
+import time, mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light pos='0 0 3'/><geom type='box' size='.1 .1 .1'/></worldbody></mujoco>")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 128, 128)
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    renderer.update_scene(data)
+    picture = renderer.render()
+    times.append(time.perf_counter() - start)
+assert picture.max() > 0, "the picture is black"
+print(f"{mujoco.__version__}, renders 128x128 in {1e3 * min(times):.1f} ms")
+"""
+
+
+def check_real_time() -> list[Finding]:
+    """Whether the control process may have a real-time priority, and how many cores there are."""
+    code, _ = _child("import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))")
+    cores = len(os.sched_getaffinity(0))
+    if code != 0:
+        remedy = "'@realtime - rtprio 90' in /etc/security/limits.conf and your user in group realtime; containers: --cap-add sys_nice"
+        return [Finding(name="real time", state=WARN, found=f"SCHED_FIFO not allowed, {cores} cores", remedy=remedy)]
+    return [Finding(name="real time", state=OK, found=f"SCHED_FIFO allowed, {cores} cores")]
+
+
+def check_bundles() -> list[Finding]:
+    """Every policy bundle below models/."""
+    try:
+        folders = sorted(path.parent for path in (share_dir() / "models").glob("*/manifest.yaml"))
+    except VlaError as error:
+        return [Finding(name="bundles", state=FAIL, found=str(error))]
+    if not folders:
+        remedy = "train and export one (vla train, vla export), or give its folder as parameter model"
+        return [Finding(name="bundles", state=WARN, found="none below models/", remedy=remedy)]
+    return [_bundle(folder) for folder in folders]
+
+
+def _bundle(folder: Path) -> Finding:
+    name = f"bundle {folder.name}"
+    try:
+        files = check_files(folder, read_manifest(folder))
+    except VlaError as error:
+        return Finding(name=name, state=FAIL, found=str(error), remedy="export it again: vla export")
+    broken = [f"{file} {entry['state']}" for file, entry in files.items() if entry["state"] != FILE_OK]
+    if broken:
+        return Finding(name=name, state=FAIL, found=", ".join(broken), remedy=f"restore it: git checkout -- {folder}, or vla export")
+    return Finding(name=name, state=OK, found=f"{len(files)} files as measured")
+
+
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    check_python,
+    check_onnxruntime,
+    check_ros,
+    check_shared_memory,
+    check_rendering,
+    check_real_time,
+    check_bundles,
+)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _child(code: str, **environment: str) -> tuple[int, str]:
+    """Runs Python code in a child process; returns its exit code and what it said."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=CHILD_TIME_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer within {CHILD_TIME_LIMIT_S} s"
+    return done.returncode, done.stdout.strip()
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
