@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records the expert's demonstrations: ``vla collect``.
+
+Every 0.2 s of an episode gives one frame: both pictures, proprioception, and K labels. A label is an instruction with the chunk that the
+expert would do for it from just that state; the first is the one being carried out, the others are what else could be asked. The same
+picture with different words and different actions is what makes a policy listen. Pushes and slips are injected, so that recoveries are
+in the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+import json
+import multiprocessing
+from pathlib import Path
+from queue import Empty
+import shutil
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import yaml
+
+from vla_ros.core import tabletop
+from vla_ros.core.image import prepare_image
+from vla_ros.robot.kinematics import Kinematics, KinematicsError
+from vla_ros.sim import expert
+from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
+from vla_ros.sim.scene import COLOURS, KINDS
+from vla_ros.sim.tasks import FAMILIES, Task, is_held_out, phrasings
+from vla_ros.sim.world import WorldState
+
+FORMAT_VERSION = 1
+FIRST_TRAINING_SEED = 10_000_000  # evaluation uses small seeds
+MAX_OBJECTS = 8
+PLAN_LOW, PLAN_HIGH = (0.10, -0.35), (0.60, 0.35)  # m, base_link
+_FRAMES_PER_SHARD = 1000
+_TASKS_PER_EPISODE = 3
+_MAX_FRAMES_PER_TASK = 60
+_DONE_FRAMES = 4
+_STEPS_PER_FRAME = round(tabletop.ACTION_SPEC.dt_s / CONTROL_PERIOD_S)
+_P_PUSHED, _P_SLIP, _P_ANYWHERE, _P_DONE_LABEL = 0.10, 0.02, 0.5, 0.1
+
+
+class EpisodeRecorder:
+    """Runs the expert through one seed's scene after another and yields frames."""
+
+    def __init__(self, labels_per_frame: int, randomize_look: float = 1.0) -> None:
+        self._env = TabletopEnv(randomize_look=randomize_look)
+        self._kinematics = Kinematics(self._env.robot)
+        self._labels = labels_per_frame
+        self.successes: list[bool] = []
+
+    def episode(self, seed: int) -> Iterator[dict[str, Any]]:
+        """Yields the frames of up to three tasks in the scene of ``seed``."""
+        rng = np.random.default_rng([seed, 1])
+        self._env.reset(seed)
+        if rng.random() < _P_ANYWHERE:
+            self._env.place_arm(self._random_arm(rng))
+        finished: list[Task] = []
+        for _ in range(_TASKS_PER_EPISODE):
+            task = self._next_task(rng)
+            if task is None:
+                return
+            self._env.set_task(task)
+            yield from self._perform(task, rng, finished)
+            finished = [*finished, task] if self._env.success() else []
+            self.successes.append(self._env.success())
+
+    def _perform(self, task: Task, rng: np.random.Generator, finished: list[Task]) -> Iterator[dict[str, Any]]:
+        disturbance = _Disturbance(rng)
+        done_frames = 0
+        for _ in range(_MAX_FRAMES_PER_TASK):
+            world = self._env.world_state()
+            yield self._frame(task, world, rng, finished)
+            current = expert.plan(task, world)
+            done_frames += current.phase == "done"
+            if done_frames >= _DONE_FRAMES:
+                return
+            self._execute(current, world, disturbance.draw())
+
+    def _execute(self, current: expert.Plan, world: WorldState, offset: np.ndarray) -> None:
+        poses = expert.follow(current, world, [CONTROL_PERIOD_S * (i + 1) for i in range(_STEPS_PER_FRAME)])
+        joints = self._env.observe(cameras=False).joint_positions_J
+        low, high = self._env.robot.workspace_min, self._env.robot.workspace_max
+        for i, pose in enumerate(poses):
+            ramp = offset[:4] * (i + 1) / _STEPS_PER_FRAME
+            try:
+                joints = self._kinematics.ik(np.clip(pose[1:4] + ramp[:3], low, high), pose[4] + ramp[3], joints)
+            except KinematicsError:
+                pass  # a push towards a place that the arm cannot reach: it stays where it is for this period
+            joints[-1] = pose[5] if np.isnan(offset[4]) else offset[4]
+            self._env.step(joints)
+
+    def _frame(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> dict[str, Any]:
+        observation = self._env.observe()
+        tasks = [task, *self._other_tasks(task, world, rng, finished)]
+        plans = [expert.plan(t, world) for t in tasks]
+        spec = tabletop.ACTION_SPEC
+        return {
+            **{c.name: prepare_image(observation.images[c.name], c.height, c.width) for c in tabletop.CAMERAS},
+            "proprio": np.array([*observation.joint_positions_J, *world.tool, world.tool_yaw], dtype=np.float32),
+            "texts": [str(rng.choice(phrasings(t))) for t in tasks],
+            "actions": np.stack([spec.clip(expert.chunk(p, world, spec.horizon, spec.dt_s)) for p in plans]).astype(np.float32),
+            "plan": np.array([[expert.PHASES.index(p.phase), *np.clip(p.place[:2], PLAN_LOW, PLAN_HIGH)] for p in plans], dtype=np.float32),
+            **self._objects(world),
+        }
+
+    def _objects(self, world: WorldState) -> dict[str, np.ndarray]:
+        uv = np.full((MAX_OBJECTS, 2), np.nan, dtype=np.float32)
+        classes = np.full((MAX_OBJECTS, 2), -1, dtype=np.int16)
+        for i, (ref, state) in enumerate(world.objects.items()):
+            uv[i] = self._env.project("front", state.position)
+            classes[i] = list(COLOURS).index(ref.colour), KINDS.index(ref.kind)
+        return {"object_uv": uv, "object_class": classes}
+
+    def _other_tasks(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> list[Task]:
+        """K - 1 further instructions that make sense now: families equally likely, never a held-out combination."""
+        held = world.held()
+        pool = [t for t in self._env.feasible_tasks() if t != task and not is_held_out(t) and (held is None or t.obj == held or t.family == "reach")]
+        others: list[Task] = []
+        while len(others) < self._labels - 1:
+            if finished and rng.random() < _P_DONE_LABEL:
+                others.append(finished[-1])
+                continue
+            families = [f for f in FAMILIES if any(t.family == f and t not in others for t in pool)]
+            if not families:
+                others.append(task)
+                continue
+            family = families[rng.integers(len(families))]
+            fitting = [t for t in pool if t.family == family and t not in others]
+            others.append(fitting[rng.integers(len(fitting))])
+        return others
+
+    def _next_task(self, rng: np.random.Generator) -> Task | None:
+        held = self._env.world_state().held()
+        pool = [t for t in self._env.feasible_tasks() if not is_held_out(t) and (held is None or (t.obj == held and t.family in ("put", "stack")))]
+        families = [f for f in FAMILIES if any(t.family == f for t in pool)]
+        if not families:
+            return None
+        family = families[rng.integers(len(families))]
+        fitting = [t for t in pool if t.family == family]
+        return fitting[rng.integers(len(fitting))]
+
+    def _random_arm(self, rng: np.random.Generator) -> np.ndarray:
+        robot = self._env.robot
+        joints = robot.home.copy()
+        for _ in range(20):
+            try:
+                joints = self._kinematics.ik(rng.uniform([0.22, -0.24, 0.10], [0.46, 0.24, 0.30]), rng.uniform(-0.6, 0.6), robot.home)
+                break
+            except KinematicsError:
+                continue
+        joints[-1] = rng.choice([robot.gripper_open, robot.gripper_closed, rng.uniform(robot.gripper_closed, robot.gripper_open)])
+        return joints
+
+
+class _Disturbance:
+    """Pushes of the tool (offset x, y, z in m, yaw in rad over one frame) and slips of the gripper (a target in m, else NaN)."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._offset = np.array([0.0, 0.0, 0.0, 0.0, np.nan])
+        self._frames_left = 0
+
+    def draw(self) -> np.ndarray:
+        """Returns this frame's [5]."""
+        rng = self._rng
+        if self._frames_left > 0:
+            self._frames_left -= 1
+            return self._offset
+        self._offset = np.array([0.0, 0.0, 0.0, 0.0, np.nan])
+        if rng.random() < _P_PUSHED:
+            self._offset[:4] = rng.normal(0.0, [0.02, 0.02, 0.012, 0.12])
+            self._frames_left = int(rng.integers(0, 3))
+        elif rng.random() < _P_SLIP:
+            self._offset[4] = rng.choice([0.0, 0.042])
+            self._frames_left = 1
+        return self._offset
+
+
+# ---- files ----
+
+
+def write_shard(folder: Path, frames: list[dict[str, Any]], episodes: list[int], first_frame: list[int]) -> None:
+    """Writes one shard; it appears under its name only when complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    texts = sorted({t for f in frames for t in f["texts"]})
+    index = {t: i for i, t in enumerate(texts)}
+    (partial / "instructions.json").write_text(json.dumps(texts, indent=0), encoding="utf-8")
+    np.save(partial / "text_index.npy", np.array([[index[t] for t in f["texts"]] for f in frames], dtype=np.int32))
+    for key in ("front", "wrist", "proprio", "actions", "plan", "object_uv", "object_class"):
+        np.save(partial / f"{key}.npy", np.stack([f[key] for f in frames]))
+    np.save(partial / "episode.npy", np.array(episodes, dtype=np.int32))
+    np.save(partial / "frame.npy", np.array(first_frame, dtype=np.int32))
+    partial.rename(folder)
+
+
+def write_meta(folder: Path, labels: int, seed: int) -> None:
+    """Writes ``meta.yaml``: what the arrays mean."""
+    meta = {
+        "format_version": FORMAT_VERSION, "K": labels, "M": MAX_OBJECTS, "phases": list(expert.PHASES), "colours": list(COLOURS), "kinds": list(KINDS),
+        "plan": {"low": list(PLAN_LOW), "high": list(PLAN_HIGH), "unit": "m", "frame": "base_link"},
+        "action": tabletop.ACTION_SPEC.to_dict(), "record_rate_hz": 1.0 / tabletop.ACTION_SPEC.dt_s, "first_seed": seed,
+        "proprio": list(tabletop.PROPRIO_NAMES),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "meta.yaml").write_text(yaml.safe_dump(meta, sort_keys=False), encoding="utf-8")
+
+
+def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, labels: int, report: Any) -> None:
+    recorder = EpisodeRecorder(labels)
+    frames: list[dict[str, Any]] = []
+    episodes: list[int] = []
+    numbers: list[int] = []
+    written, shard, seed = 0, 0, first_seed + worker
+    while written < frames_wanted:
+        for number, frame in enumerate(recorder.episode(seed)):
+            frames.append(frame)
+            episodes.append(seed)
+            numbers.append(number)
+        seed += workers
+        report.put((len(frames), None))
+        if len(frames) >= min(_FRAMES_PER_SHARD, frames_wanted - written):
+            write_shard(folder / f"shard_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
+            written, shard = written + len(frames), shard + 1
+            report.put((0, (len(frames), recorder.successes[:])))
+            frames, episodes, numbers = [], [], []
+            recorder.successes.clear()
+    report.put(None)
+
+
+def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 4) -> dict[str, float]:
+    """Records at least ``frames`` frames into ``folder`` (adding to what is there) and returns counts.
+
+    Returns:
+        ``frames`` written, ``tasks`` tried and the expert's ``success_rate``, disturbances included.
+    """
+    write_meta(folder, labels, seed)
+    context = multiprocessing.get_context("spawn")
+    report = context.Queue()
+    share = -(-frames // workers)
+    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, labels, report), daemon=True) for w in range(workers)]
+    for process in processes:
+        process.start()
+    written, tasks, running = 0, [], workers
+    columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TextColumn("frames, expert {task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("collect", total=frames, rate="-")
+        while running:
+            try:
+                message = report.get(timeout=1.0)
+            except Empty:
+                if not any(p.is_alive() for p in processes):
+                    raise RuntimeError("a collecting process died: see its traceback above") from None
+                continue
+            if message is None:
+                running -= 1
+            elif message[1] is not None:
+                written += message[1][0]
+                tasks += message[1][1]
+                progress.update(bar, completed=written, rate=f"{np.mean(tasks):.0%}")
+    for process in processes:
+        process.join()
+    return {"frames": written, "tasks": len(tasks), "success_rate": float(np.mean(tasks))}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``vla collect``."""
+    parser = argparse.ArgumentParser(prog="vla collect", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="dataset directory; more shards are added to what is there")
+    parser.add_argument("--frames", type=int, default=20_000, help="frames to record (5 a second of simulated time)")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
+    parser.add_argument("--labels", type=int, default=4, help="instructions per frame")
+    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    options = parser.parse_args(argv)
+    counts = collect(options.out, options.frames, workers=options.workers, seed=options.seed, labels=options.labels)
+    if options.json:
+        options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
