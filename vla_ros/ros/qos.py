@@ -25,3 +25,6 @@ STATUS = _newest(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 
 EVENTS = _newest(ReliabilityPolicy.RELIABLE, depth=10)
 """Diagnostics, tokens and plans: for people and recorders."""
+
+SENSOR_SOURCE = _newest(ReliabilityPolicy.RELIABLE, depth=5)
+"""What the simulator's drivers offer: readers of either reliability connect (rviz asks for reliable)."""

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the command message of each control period, for every ``command.interface``. One message object is made once and refilled.
+
+Positions and velocities come from the control loop and already keep the limits. A JointTrajectory also holds the way to rest: if nothing
+follows, joint_trajectory_controller decelerates inside the limits instead of running to a stop or, worse, on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import TwistStamped
+import numpy as np
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros.core.errors import ConfigError
+from vla_ros.robot.description import RobotDescription
+from vla_ros.robot.kinematics import Kinematics
+
+_NS = 1_000_000_000
+_MAX_STOP_S = 2.0  # bound of the window where acceleration limits are very small
+
+
+class CommandBuilder(Protocol):
+    """Turns one control output into one message."""
+
+    message_type: type
+
+    def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Any:
+        """Returns the message; it is valid until the next call. Position in rad or m at the end of the period that begins at ``stamp_ns``."""
+
+
+def make_command_builder(interface: str, robot: RobotDescription, period_s: float, points: int = 3) -> CommandBuilder:
+    """Returns the builder of ``interface``.
+
+    Raises:
+        ConfigError: the interface is unknown or its message package is not installed.
+    """
+    if interface == "JointTrajectory":
+        return _JointTrajectoryBuilder(robot, period_s, points)
+    if interface == "TwistStamped":
+        return _TwistBuilder(robot)
+    if interface == "Float64MultiArray":
+        return _PositionsBuilder(robot)
+    if interface == "JointJog":
+        return _make_joint_jog(robot, period_s)
+    raise ConfigError(f"command.interface {interface!r} is unknown: choose JointTrajectory, TwistStamped, Float64MultiArray or JointJog")
+
+
+class _JointTrajectoryBuilder:
+    """The commanded state one period ahead, then a parabola to rest."""
+
+    message_type = JointTrajectory
+
+    def __init__(self, robot: RobotDescription, period_s: float, points: int) -> None:
+        self._max_acceleration_J = robot.limits.acceleration
+        self._period_s = period_s
+        self._message = JointTrajectory(joint_names=list(robot.joint_names))
+        self._message.header.frame_id = robot.base_frame
+        self._message.points = [JointTrajectoryPoint(time_from_start=Duration()) for _ in range(points)]
+
+    def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointTrajectory:
+        _set_stamp(self._message.header.stamp, stamp_ns)
+        points = self._message.points
+        stop_s = self._stop_time(velocity_J)
+        for k, point in enumerate(points):
+            s = k / (len(points) - 1) if len(points) > 1 else 1.0
+            point.positions = (position_J + velocity_J * (stop_s * (s - 0.5 * s * s)) if len(points) > 1 else position_J).tolist()
+            point.velocities = (velocity_J * (1.0 - s)).tolist()
+            _set_duration(point.time_from_start, self._period_s + s * stop_s)
+        return self._message
+
+    def _stop_time(self, velocity_J: np.ndarray) -> float:
+        """Time to rest at constant deceleration inside every joint's limit, at least one period for each point that follows."""
+        shortest = self._period_s * (len(self._message.points) - 1)
+        return min(max(float((np.abs(velocity_J) / self._max_acceleration_J).max()), shortest), _MAX_STOP_S)
+
+
+class _PositionsBuilder:
+    """Joint positions for forward_command_controller, in the robot's joint order."""
+
+    message_type = Float64MultiArray
+
+    def __init__(self, robot: RobotDescription) -> None:
+        self._message = Float64MultiArray()
+        self._message.layout.dim = [MultiArrayDimension(label=",".join(robot.joint_names), size=len(robot.joint_names), stride=len(robot.joint_names))]
+
+    def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Float64MultiArray:
+        self._message.data = position_J.tolist()
+        return self._message
+
+
+class _TwistBuilder:
+    """The tool's velocity in ``base_frame`` for MoveIt Servo. It carries no gripper: command that by its own controller."""
+
+    message_type = TwistStamped
+    _DT_S = 1e-4  # step of the finite difference; the error of O(dt) is below 1e-3 of the velocity
+
+    def __init__(self, robot: RobotDescription) -> None:
+        self._kinematics = Kinematics(robot)
+        self._message = TwistStamped()
+        self._message.header.frame_id = robot.base_frame
+
+    def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> TwistStamped:
+        _set_stamp(self._message.header.stamp, stamp_ns)
+        before, rotation_before = self._kinematics.fk(position_J - 0.5 * self._DT_S * velocity_J)
+        after, rotation_after = self._kinematics.fk(position_J + 0.5 * self._DT_S * velocity_J)
+        linear = (after - before) / self._DT_S
+        turn = (rotation_after @ rotation_before.T - rotation_before @ rotation_after.T) / (2.0 * self._DT_S)
+        twist = self._message.twist
+        twist.linear.x, twist.linear.y, twist.linear.z = map(float, linear)
+        twist.angular.x, twist.angular.y, twist.angular.z = float(turn[2, 1]), float(turn[0, 2]), float(turn[1, 0])
+        return self._message
+
+
+def _make_joint_jog(robot: RobotDescription, period_s: float) -> CommandBuilder:
+    try:
+        from control_msgs.msg import JointJog
+    except ImportError as error:
+        raise ConfigError("command.interface JointJog needs the package control_msgs: install it (ros-$ROS_DISTRO-control-msgs) or choose another") from error
+
+    class JointJogBuilder:
+        message_type = JointJog
+
+        def __init__(self) -> None:
+            self._message = JointJog(joint_names=list(robot.joint_names), duration=period_s)
+            self._message.header.frame_id = robot.base_frame
+
+        def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointJog:
+            _set_stamp(self._message.header.stamp, stamp_ns)
+            self._message.velocities = velocity_J.tolist()
+            return self._message
+
+    return JointJogBuilder()
+
+
+def _set_stamp(stamp: Any, stamp_ns: int) -> None:
+    stamp.sec, stamp.nanosec = divmod(stamp_ns, _NS)
+
+
+def _set_duration(duration: Any, seconds: float) -> None:
+    duration.sec, duration.nanosec = divmod(round(seconds * _NS), _NS)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tabletop in wall time: short physics steps, and pictures that do not stop them. Must not import rclpy.
+
+Drawing takes 10 ms and more on a CPU, a physics step less than one. So a picture is made in two parts: its scene is copied while physics
+waits (a fraction of a millisecond), and drawn while physics goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import mujoco
+import numpy as np
+
+from vla_ros.sim import scene as scene_module
+from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
+from vla_ros.sim.tasks import Task
+
+_NS = 1_000_000_000
+
+
+class RealtimeTabletop(TabletopEnv):
+    """A tabletop for one physics thread and one camera thread. Hold ``lock`` around everything but :meth:`draw`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.RLock()
+        self._since_check_s = 0.0
+        self._earlier_ns = 0
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Simulated time since the start; unlike ``time_ns`` it goes on over a reset."""
+        return self._earlier_ns + self.time_ns
+
+    def restart(self, seed: int, task: Task | None = None) -> None:
+        """Begins a new episode as ``reset`` does; ``elapsed_ns`` goes on from where it was."""
+        before = self.elapsed_ns
+        self.reset(seed, task)
+        self._earlier_ns = before - self.time_ns
+        self._since_check_s = 0.0
+
+    def advance(self, joint_targets_J: np.ndarray, period_s: float) -> None:
+        """Advances physics by ``period_s`` (a multiple of the time step) with the servos at ``joint_targets_J`` (rad, the gripper in m)."""
+        limits = self.robot.limits
+        self._data.ctrl[:] = np.clip(joint_targets_J, limits.position_min, limits.position_max)
+        mujoco.mj_step(self._model, self._data, nstep=round(period_s / scene_module.TIMESTEP_S))
+        self._since_check_s += period_s
+        if self._since_check_s >= CONTROL_PERIOD_S - 1e-9:
+            if self._check is not None:
+                self._check.update(self.world_state(), self._since_check_s)
+            self._since_check_s = 0.0
+
+    def aim(self, camera: str) -> None:
+        """Copies what ``camera`` sees now. The camera thread only."""
+        if camera not in self._renderers:
+            height, width = scene_module.CAMERA_SIZE[camera]
+            self._renderers[camera] = mujoco.Renderer(self._model, height, width)
+        self._renderers[camera].update_scene(self._data, camera)
+
+    def draw(self, camera: str) -> np.ndarray:
+        """Draws what was aimed at, uint8 [height, width, 3], valid until the next call. The camera thread only, without the lock."""
+        return self._renderers[camera].render()
