@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation's figures against known values, its episodes, and the closed loop with scripted policies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_ros import evaluate
+from vla_ros.closed_loop import POLICY_DONE, SUCCESS, TIME_LIMIT, ClosedLoop, EpisodeResult, EpisodeSpec
+from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.errors import DecodeError
+from vla_ros.core.tabletop import CAMERAS
+from vla_ros.figures import percentiles, success_summary, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),  # Brown, Cai and DasGupta 2001; R: binom::binom.wilson
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float):
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_contains_the_rate_and_stays_in_0_1(counts: tuple[int, int]):
+    successes, trials = counts
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    mirrored = wilson_interval(trials - successes, trials)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_bounds_solve_their_equation(counts: tuple[int, int]):
+    """The bounds are the p at which (p̂ − p)² = z² p (1 − p) / n."""
+    successes, trials = counts
+    for bound in wilson_interval(successes, trials):
+        residual = (successes / trials - bound) ** 2 - 1.959963984540054**2 * bound * (1 - bound) / trials
+        assert residual == pytest.approx(0, abs=1e-12)
+
+
+def test_nothing_tried_is_nothing_known():
+    assert success_summary([]) == {"success_rate": None, "ci95": [0.0, 1.0], "n": 0}
+
+
+@pytest.mark.parametrize("counts", [(-1, 3), (4, 3), (0, -1)])
+def test_impossible_counts_are_refused(counts: tuple[int, int]):
+    with pytest.raises(ValueError):
+        wilson_interval(*counts)
+
+
+def test_percentiles_are_measured_values():
+    found = percentiles(list(range(1, 1001)))
+    assert (found["p50"], found["max"], found["n"]) == (501, 1000, 1000)
+    assert found["p99"] in (990, 991) and found["p999"] in (999, 1000)
+    assert percentiles([3.0])["p999"] == 3.0
+
+
+def test_families_are_dealt_in_turn():
+    specs = evaluate.plan_episodes(11, 0, 0, "seen")
+    counts = {family: sum(spec.family == family for spec in specs) for family in evaluate.FAMILIES}
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_families_are_those_of_the_simulator():
+    tasks = pytest.importorskip("vla_ros.sim.tasks")
+    assert set(evaluate.FAMILIES) == set(tasks.FAMILIES) and set(evaluate.SPLITS) == set(tasks.SPLITS)
+
+
+def test_no_scene_is_played_twice_or_seen_in_training():
+    collect = pytest.importorskip("vla_ros.sim.collect")
+    seen: set[int] = set()
+    for seed in (0, 1, evaluate.MAX_SEED):
+        scenes = {spec.seed for spec in evaluate.plan_episodes(5000, 5000, seed, "seen")}
+        assert len(scenes) == 10_000 and not scenes & seen
+        seen |= scenes
+    assert max(seen) < collect.FIRST_TRAINING_SEED
+
+
+def test_asking_for_pairs_does_not_change_the_single_episodes():
+    assert evaluate.plan_episodes(7, 3, 4, "unseen")[:7] == evaluate.plan_episodes(7, 0, 4, "unseen")
+
+
+def result(spec: EpisodeSpec, success: bool) -> EpisodeResult:
+    reason = SUCCESS if success else TIME_LIMIT
+    return EpisodeResult(
+        spec=spec, family=spec.family, instruction="x", success=success, reason=reason, steps=100, seconds=2.0, inferences=9,
+        inference_ms=30.0, rejected=0,
+    )  # fmt: skip
+
+
+def test_a_pair_counts_only_when_both_are_right():
+    specs = evaluate.plan_episodes(0, 3, 0, "seen")
+    outcomes = [True, True, True, False, False, False]
+    summary = evaluate.summarize_pairs([result(spec, ok) for spec, ok in zip(specs, outcomes, strict=True)])
+    assert summary["n"] == 3 and summary["success_rate"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_half_a_pair_is_left_out():
+    specs = evaluate.plan_episodes(0, 2, 0, "seen")
+    assert evaluate.summarize_pairs([result(spec, True) for spec in specs[:3]])["n"] == 1
+
+
+def test_the_report_has_the_promised_keys(tmp_path):
+    (tmp_path / "manifest.yaml").write_text("name: x\n")
+    options = evaluate.parse([str(tmp_path), "--episodes", "10", "--pairs", "1"])
+    specs = evaluate.plan_episodes(10, 1, 0, "seen")
+    report = evaluate.summarize([result(spec, spec.seed % 2 == 0) for spec in specs], folder=tmp_path, options=options)
+    assert set(report) >= {"success_rate", "ci95", "episodes", "by_task", "split", "mean_steps", "bundle_sha256", "pairs"}
+    assert (report["success_rate"], report["episodes"], report["mean_steps"]) == (0.5, 10, 100)
+    assert report["by_task"]["push"].keys() >= {"success_rate", "n", "ci95"}
+    assert sum(row["n"] for row in report["by_task"].values()) == 10
+    assert report["failures"] == {TIME_LIMIT: 5}
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "1000"], ["--seed", "-1"], ["--episodes", "0"], ["--workers", "0"], ["--split", "test"]])
+def test_impossible_options_are_wrong_use(arguments: list[str]):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.parse(["bundle", *arguments])
+    assert stop.value.code == 2
+
+
+# ---- the closed loop, with policies that need no network ----
+
+H, DT_NS = 5, 200_000_000
+
+
+def chunk_towards(target_J: np.ndarray, observation, done: bool = False) -> ActionChunk:
+    return ActionChunk(
+        obs_stamp_ns=observation.stamp_ns,
+        generation=observation.generation,
+        dt_ns=DT_NS,
+        actions_HD=np.zeros((H, 6)),
+        tokens_HD=np.zeros((H, 6), dtype=np.int32),
+        confidence_HD=np.ones((H, 6), dtype=np.float32),
+        joint_positions_HJ=np.tile(target_J, (H, 1)),
+        terminate_H=np.full(H, done),
+    )
+
+
+class Scripted:
+    """Answers every observation by a function of it and remembers the observations."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        self.seen: list = []
+
+    def infer(self, observation):
+        self.seen.append(observation)
+        return self.answer(observation)
+
+
+@pytest.fixture(scope="module")
+def env():
+    pytest.importorskip("mujoco")
+    from vla_ros.sim.env import TabletopEnv
+
+    environment = TabletopEnv()
+    yield environment
+    environment.close()
+
+
+def play(env, policy, *, family="reach", seed=3, **settings) -> EpisodeResult:
+    return ClosedLoop(env=env, policy=policy, cameras=CAMERAS, **settings).run(EpisodeSpec(seed=seed, family=family))
+
+
+def test_a_policy_that_reaches_the_object_succeeds(env):
+    from vla_ros.robot import Kinematics
+
+    kinematics = Kinematics(env.robot)
+
+    def towards_the_object(observation):
+        state = env.world_state().objects[env.task.obj]
+        above = state.position + [0, 0, 0.06]
+        joints = kinematics.ik(above, 0.0, observation.joint_positions)
+        return chunk_towards(np.append(joints[: len(env.robot.arm_joints)], 0.042), observation)
+
+    outcome = play(env, Scripted(towards_the_object), limit_s=8.0)
+    assert outcome.success and outcome.reason == SUCCESS
+    assert outcome.steps == round(outcome.seconds / 0.02)
+
+
+def test_a_policy_that_stays_fails_at_the_limit(env):
+    policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
+    outcome = play(env, policy, limit_s=1.0)
+    assert not outcome.success and outcome.reason == TIME_LIMIT
+    assert outcome.seconds == pytest.approx(1.0, abs=0.021)
+
+
+def test_answers_arrive_after_the_delay_and_not_more_often(env):
+    policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
+    play(env, policy, limit_s=2.0, delay_ms=130)
+    gaps = np.diff([o.stamp_ns for o in policy.seen])
+    assert (gaps == 140_000_000).all()  # the first control period at or after 130 ms
+
+
+def test_a_policy_that_says_done_too_early_fails(env):
+    outcome = play(env, Scripted(lambda o: chunk_towards(env.robot.home, o, done=True)), limit_s=8.0)
+    assert not outcome.success and outcome.reason == POLICY_DONE
+
+
+def test_answers_that_are_no_actions_latch_and_fail(env):
+    def nonsense(observation):
+        raise DecodeError("NaN logits")
+
+    outcome = play(env, Scripted(nonsense), limit_s=5.0)
+    assert not outcome.success and outcome.rejected == 3 and "actions" in outcome.reason
+
+
+def test_the_policy_sees_what_the_manifest_promises(env):
+    policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
+    outcome = play(env, policy, limit_s=0.3)
+    observation = policy.seen[0]
+    observation.validate(CAMERAS, 7)
+    assert observation.instruction == outcome.instruction
+    assert observation.images["front"].std() > 5  # a picture, not a blank
+
+
+def test_the_halves_of_a_pair_show_the_same_scene_and_ask_for_different_things(env):
+    policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
+    loop = ClosedLoop(env=env, policy=policy, cameras=CAMERAS, limit_s=0.1)
+    for seed, family in ((5, "pick"), (6, "put"), (7, "push")):
+        policy.seen.clear()
+        one, other = (loop.run(EpisodeSpec(seed=seed, family=family, other_task=half)) for half in (False, True))
+        assert one.instruction != other.instruction
+        first, second = policy.seen[0], policy.seen[-1]
+        assert np.abs(first.images["front"].astype(int) - second.images["front"]).mean() < 0.5
+        assert np.array_equal(first.joint_positions, second.joint_positions)
+
+
+def test_the_same_seed_gives_the_same_episode(env):
+    policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
+    first, second = (play(env, policy, seed=11, family=None, limit_s=0.1) for _ in range(2))
+    assert first.instruction == second.instruction and math.isclose(first.seconds, second.seconds)
