@@ -22,6 +22,7 @@ class RuckigMotion:
 
     def __init__(self, limits: JointLimits, dt_s: float) -> None:
         self._limits = limits
+        self._dt_s = dt_s
         size = len(limits.velocity)
         self._otg = Ruckig(size, dt_s)
         self._input = InputParameter(size)
@@ -56,22 +57,37 @@ class RuckigMotion:
         self._advance()
 
     def _stoppable(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Bounds the velocity at ``position`` by braking distance: v^2 = a*d is half of what constant deceleration allows, for the jerk phase."""
+        """Bounds the velocity at ``position``, so that run-up before it and braking after it both fit between the position limits."""
         limits = self._limits
-        up = np.sqrt(limits.acceleration * np.maximum(limits.position_max - position, 0.0))
-        down = np.sqrt(limits.acceleration * np.maximum(position - limits.position_min, 0.0))
-        # Below the limits by a hair: Ruckig refuses a target velocity that needs a larger one on the way.
+        # Below the limit by a hair: Ruckig refuses a target velocity that needs a larger one on the way.
         top = 0.95 * limits.velocity
-        return np.clip(velocity, -np.minimum(down, top), np.minimum(up, top))
+        room = np.minimum(limits.position_max - position, position - limits.position_min)
+        # A target that is reached inside a period is passed at its velocity until the period ends.
+        passed = self._dt_s * np.minimum(braking_speed(room, limits), top)
+        fastest = np.minimum(braking_speed(np.maximum(room - passed, 0.0), limits), top)
+        return np.clip(velocity, -fastest, fastest)
 
     def _advance(self) -> None:
         self._input.current_position = self.position.tolist()
         self._input.current_velocity = self.velocity.tolist()
         self._input.current_acceleration = self.acceleration.tolist()
         self._input.target_acceleration = [0.0] * len(self.position)
+        self._otg.reset()  # else a target that has been passed is not turned back to, but left behind at its velocity
         result = self._otg.update(self._input, self._output)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no motion inside the limits from {self.position.tolist()} (Ruckig: {result})")
         self.position = np.array(self._output.new_position)
         self.velocity = np.array(self._output.new_velocity)
         self.acceleration = np.array(self._output.new_acceleration)
+
+
+def braking_speed(distance_J: np.ndarray, limits: JointLimits) -> np.ndarray:
+    """Largest speed from which a jerk-limited stop fits into ``distance_J``, per joint.
+
+    From speed v the stop takes v^1.5 / sqrt(j) where the acceleration limit a is not reached (v < a^2 / j), else v^2 / 2a + v a / 2j.
+    """
+    a, j = limits.acceleration, limits.jerk
+    half_corner = a * a / (2.0 * j)
+    without_plateau = np.cbrt(distance_J**2 * j)
+    with_plateau = np.sqrt(half_corner**2 + 2.0 * a * distance_J) - half_corner
+    return np.where(without_plateau < 2.0 * half_corner, without_plateau, with_plateau)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+from hypothesis import given, settings, strategies as st
+import numpy as np
+
+from vla_ros.core.paths import share_dir
+from vla_ros.robot import RobotDescription, RuckigMotion
+
+ROBOT = RobotDescription.load(share_dir() / "config" / "robots" / "tabletop_arm.yaml")
+LIMITS = ROBOT.limits
+DT = 0.02
+
+
+def assert_inside(motion, before):
+    """One period's change of acceleration stays inside the jerk limit, everything else inside its own."""
+    assert np.all(np.abs(motion.velocity) <= LIMITS.velocity + 1e-9)
+    assert np.all(np.abs(motion.acceleration) <= LIMITS.acceleration + 1e-9)
+    assert np.all(np.abs(motion.acceleration - before) <= LIMITS.jerk * DT + 1e-9)
+    assert np.all(motion.position >= LIMITS.position_min - 1e-6) and np.all(motion.position <= LIMITS.position_max + 1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_any_targets_stay_inside_all_limits(seed):
+    rng = np.random.default_rng(seed)
+    motion = RuckigMotion(LIMITS, DT)
+    motion.reset(ROBOT.home)
+    for _ in range(30):
+        target = rng.uniform(LIMITS.position_min - 1.0, LIMITS.position_max + 1.0)
+        velocity = rng.normal(0.0, 3.0, 7)
+        for _ in range(rng.integers(1, 20)):
+            before = motion.acceleration
+            motion.track(target, velocity)
+            assert_inside(motion, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_stop_comes_to_rest_inside_the_limits(seed):
+    rng = np.random.default_rng(seed)
+    motion = RuckigMotion(LIMITS, DT)
+    motion.reset(ROBOT.home)
+    for _ in range(rng.integers(1, 50)):
+        motion.track(rng.uniform(LIMITS.position_min, LIMITS.position_max), rng.normal(0.0, 1.0, 7))
+    # From full speed: v/a for the ramp and a/j for each of the two corners.
+    longest = np.max(LIMITS.velocity / LIMITS.acceleration + 2 * LIMITS.acceleration / LIMITS.jerk)
+    for _ in range(int(np.ceil(longest / DT)) + 1):
+        before = motion.acceleration
+        motion.stop()
+        assert_inside(motion, before)
+    np.testing.assert_allclose(motion.velocity, 0.0, atol=1e-9)
+
+
+def test_a_reachable_target_is_reached():
+    motion = RuckigMotion(LIMITS, DT)
+    motion.reset(ROBOT.home)
+    target = ROBOT.home + np.array([0.3, -0.2, 0.1, 0.2, -0.1, 0.4, -0.02])
+    for _ in range(100):
+        motion.track(target, np.zeros(7))
+    np.testing.assert_allclose(motion.position, target, atol=1e-6)
