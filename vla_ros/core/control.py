@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control loop as a pure ``step(now_ns)``: it never sleeps, reads no clock and raises nothing while stepping.
+
+Every control period it samples the newest chunk, lets the motion generator follow it inside the limits,
+checks the result and says why it does what it does. A *generation* numbers the situations in which the
+policy is asked: a new instruction, a stop, a lost input or a clock that jumps back begins a new one, and
+answers to an older one never act. Axes: J joints, H steps, D action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult
+from vla_ros.core.clock import ClockState, ControlClock
+from vla_ros.core.command import ControlConfig, ControlOutput, Watch
+from vla_ros.core.errors import DecodeError, InputError, VlaError
+from vla_ros.core.guard import CommandGuard, MotionGenerator
+from vla_ros.core.joints import JointMonitor
+from vla_ros.core.safety import JointLimits, StatusCode, outside_limits
+from vla_ros.core.states import ControlState, Event, is_allowed, next_state
+from vla_ros.core.text import normalize_instruction
+
+__all__ = ["ControlConfig", "ControlLoop", "ControlOutput", "MotionGenerator", "Watch"]
+
+
+class ControlLoop:
+    """Turns chunks into safe commands. One thread only; no method blocks.
+
+    Args:
+        config: settings.
+        limits: of the joints.
+        motion: motion generator with the same period.
+        workspace_excess_m: joint positions [J] to the tool's distance outside its workspace, m; None: unchecked.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ControlConfig,
+        limits: JointLimits,
+        motion: MotionGenerator,
+        workspace_excess_m: Callable[[np.ndarray], float] | None = None,
+    ) -> None:
+        self._config = config
+        self._limits = limits
+        self._guard = CommandGuard(motion, limits, config.period_s)
+        self._workspace_excess_m = workspace_excess_m
+        self._clock = ControlClock(config.period_ns, config.max_clock_gap_ns)
+        self._buffer = ChunkBuffer()
+        self._joints = JointMonitor(
+            limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack
+        )
+        self.state = ControlState.INACTIVE
+        self.code = StatusCode.INACTIVE
+        self.instruction = ""
+        self.task_done = False
+        self.counts: Counter[str] = Counter()
+        self._e_stop = False
+        self._blocked: StatusCode | None = None
+        self._terminate_run = 0
+        self._rejected_run = 0
+        self._begin_generation()
+
+    # What the surroundings may read.
+
+    @property
+    def generation(self) -> int:
+        """The number to send with every request to the policy."""
+        return self._buffer.generation
+
+    @property
+    def wants_inference(self) -> bool:
+        """Whether an answer of the policy could act."""
+        return self.state in (ControlState.HOLDING, ControlState.ACTING)
+
+    @property
+    def chunk(self) -> ActionChunk | None:
+        """The chunk in use."""
+        return self._buffer.chunk
+
+    # Requests. They raise InputError where a person has to know that nothing happened.
+
+    def activate(self, joint_age_ns: int) -> None:
+        """Starts from the measured state; the instruction is empty.
+
+        Args:
+            joint_age_ns: since the last accepted joint state, monotonic clock.
+
+        Raises:
+            InputError: ``joints_missing``, ``joints_stale``, ``joints_outside_limits`` or ``transition_refused``.
+        """
+        measured = self._joints.latest
+        if measured is None:
+            raise InputError("no joint state has come: start the robot's driver and check the topic joint_states", code="joints_missing")
+        if joint_age_ns > self._config.max_joint_age_ns:
+            raise InputError(f"the last joint state is {joint_age_ns * 1e-9:.2f} s old: check the robot's driver", code="joints_stale")
+        outside = outside_limits(measured.positions_J, self._limits, self._config.limit_slack)
+        if outside.size:
+            raise InputError(f"joints {outside.tolist()} are outside their limits at {measured.positions_J}: move them inside", code="joints_outside_limits")
+        next_state(self.state, Event.ACTIVATE)
+        self._guard.restart(measured.positions_J, slack=-1.0)
+        self._go(Event.ACTIVATE, StatusCode.IDLE)
+        self._clock.reset()
+        self.instruction, self.task_done, self._rejected_run, self._blocked = "", False, 0, None
+        self._begin_generation()
+        if self._e_stop:
+            self._latch(StatusCode.E_STOP)
+
+    def deactivate(self) -> None:
+        """Decelerates to rest; then nothing is commanded."""
+        self._go(Event.DEACTIVATE, StatusCode.INACTIVE)
+        self.instruction, self.task_done = "", False
+        self._begin_generation()
+
+    def set_instruction(self, text: str) -> bool:
+        """Takes a new instruction; blank means: hold. The same one again while it is being followed changes nothing.
+
+        Returns:
+            False if it was ignored, because nothing is active.
+        """
+        text = normalize_instruction(text)
+        if self.state in (ControlState.INACTIVE, ControlState.FAULT):
+            return False
+        if text == self.instruction and not self.task_done and self.state is not ControlState.IDLE:
+            return True
+        self.instruction, self.task_done = text, False
+        self._begin_generation()
+        if self.state is not ControlState.LATCHED:
+            self._go(Event.INSTRUCT if text else Event.CLEAR, StatusCode.WAITING if text else StatusCode.IDLE)
+        return True
+
+    def refuse_instruction(self, generation: int, code: StatusCode) -> None:
+        """The policy cannot read this generation's instruction: hold as idle and say so."""
+        if generation == self.generation and self.wants_inference:
+            self.instruction = ""
+            self._begin_generation()
+            self._go(Event.CLEAR, code)
+
+    def set_e_stop(self, pressed: bool) -> None:
+        """Pressed latches; released changes nothing before ``resume``."""
+        self._e_stop = pressed
+        if pressed:
+            self._latch(StatusCode.E_STOP)
+
+    def stop(self) -> None:
+        """Latches by request."""
+        self._latch(StatusCode.STOPPED)
+
+    def resume(self, joint_age_ns: int = 0) -> None:
+        """Leaves the latch: goes on with the instruction, or waits for one.
+
+        Raises:
+            InputError: ``e_stop_pressed``, ``joints_stale`` or ``transition_refused``.
+        """
+        if self._e_stop:
+            raise InputError("the emergency stop is still pressed: release it first", code="e_stop_pressed")
+        event = Event.RESUME_TASK if self.instruction and not self.task_done else Event.RESUME
+        next_state(self.state, event)
+        if self._joints.latest is None or joint_age_ns > self._config.max_joint_age_ns:
+            raise InputError("joint states are missing or stale: check the robot's driver", code="joints_stale")
+        self._guard.restart(self._joints.latest.positions_J, self._config.resume_slack)
+        self._rejected_run = 0
+        self._begin_generation()
+        self._go(event, StatusCode.WAITING if event is Event.RESUME_TASK else StatusCode.IDLE)
+
+    # Inputs.
+
+    def put_joints(self, stamp_ns: int, positions_J: np.ndarray) -> None:
+        """Takes a measurement. A jump is dropped once and latches when it repeats.
+
+        Raises:
+            InputError: the measurement was dropped; ``code`` says why.
+        """
+        try:
+            self._joints.accept(stamp_ns, positions_J)
+        except InputError as error:
+            self.counts[error.code] += 1
+            if self._joints.jumps_in_a_row >= 2:
+                self._latch(StatusCode.JOINT_JUMP)
+                self._joints.reset()
+            raise
+
+    def put_chunk(self, chunk: ActionChunk, now_ns: int) -> PutResult:
+        """Offers the policy's answer.
+
+        Raises:
+            DecodeError: the chunk is no valid motion; it counts as rejected.
+        """
+        if chunk.generation != self.generation or not self.wants_inference:
+            self.counts["chunk_old_generation"] += 1
+            return PutResult.OLD_GENERATION
+        try:
+            self._check_chunk(chunk)
+        except DecodeError:
+            self.reject_chunk(chunk.generation)
+            raise
+        self._rejected_run = 0
+        if self._is_unsure(chunk, now_ns):
+            self.counts["chunk_low_confidence"] += 1
+            self.code = StatusCode.LOW_CONFIDENCE if self.state is ControlState.HOLDING else self.code
+            return PutResult.NOT_CONFIDENT
+        result = self._buffer.put(chunk, now_ns, *self._guard.last[:2])
+        self.counts[f"chunk_{result.name.lower()}"] += 1
+        if result is PutResult.TAKEN:
+            self._note_termination(chunk, now_ns)
+        return result
+
+    def reject_chunk(self, generation: int) -> None:
+        """Counts an answer that was no action; several in a row latch."""
+        if generation != self.generation or not self.wants_inference:
+            return
+        self.counts["chunk_rejected"] += 1
+        self._rejected_run += 1
+        if self._rejected_run >= self._config.max_rejected_chunks:
+            self._latch(StatusCode.CHUNKS_REJECTED)
+
+    # The tick.
+
+    def step(self, now_ns: int, watch: Watch) -> ControlOutput:
+        """Advances one control period and gives the command that is due at its end. Raises nothing.
+
+        Args:
+            now_ns: ROS clock. Watchdogs do not use it: their ages come in ``watch``.
+            watch: ages by a monotonic clock, and outside reasons to hold.
+        """
+        clock = self._clock.advance(now_ns)
+        if clock is ClockState.PAUSED:
+            return self._output(StatusCode.CLOCK_PAUSED)
+        if clock is ClockState.JUMPED_BACK:
+            self._joints.reset()
+            self._lose(StatusCode.CLOCK_JUMPED)
+        try:
+            self._judge(watch)
+            self._move()
+        except Exception as error:  # a fault becomes a status and a stop, never a dead loop; its name is counted
+            self._guard.brake()
+            self._fail(StatusCode.INTERNAL_ERROR, type(error).__name__)
+        return self._output(self.code)
+
+    def _judge(self, watch: Watch) -> None:
+        """Holds on a lost input; asks anew when it is back."""
+        code = self._lost_input(watch)
+        if code is not None and self._blocked is None:
+            self._lose(code)
+        elif code is None and self._blocked is not None:
+            self._begin_generation()
+            self.code = StatusCode.WAITING if self.state is ControlState.HOLDING else self.code
+        self._blocked = code
+        if code is not None and self.wants_inference:
+            self._buffer.flush()
+            self._lose(code, begin_generation=False)
+
+    def _lost_input(self, watch: Watch) -> StatusCode | None:
+        # A pause of the simulation ages nothing.
+        if self._clock.since_pause_ns(watch.joint_age_ns) > self._config.max_joint_age_ns:
+            return StatusCode.JOINTS_STALE
+        if watch.hold is not None:
+            return watch.hold
+        if self.wants_inference and self._clock.since_pause_ns(watch.worker_age_ns) > self._config.max_worker_age_ns:
+            return StatusCode.WORKER_STALLED
+        return None
+
+    def _move(self) -> None:
+        reference = self._buffer.sample(self._clock.time_ns) if self.wants_inference else None
+        if reference is None and self.state is ControlState.ACTING:
+            self._lose(StatusCode.CHUNK_USED_UP, begin_generation=False)
+        if reference is not None and self._leaves_workspace(reference[0]):
+            self._lose(StatusCode.WORKSPACE)
+            reference = None
+        if reference is not None and self.state is ControlState.HOLDING:
+            self._go(Event.ACT, StatusCode.ACTING)
+        fault = self._advance(reference)
+        if fault is not None:
+            self._fail(StatusCode.INVALID_COMMAND, fault)
+
+    def _advance(self, reference: tuple[np.ndarray, np.ndarray] | None) -> str | None:
+        """One period of motion; returns what is wrong with it, or None."""
+        if reference is not None:
+            try:
+                return self._guard.follow(reference)
+            except VlaError:
+                self.counts["motion_failed"] += 1
+                self._lose(StatusCode.MOTION_FAILED)
+        return self._guard.stop()
+
+    def _fail(self, code: StatusCode, reason: str) -> None:
+        self.counts[f"fault_{reason}"] += 1
+        self._begin_generation()
+        if self.state is not ControlState.INACTIVE:
+            self._go(Event.FAIL, code)
+
+    def _output(self, code: StatusCode) -> ControlOutput:
+        position_J, velocity_J, acceleration_J = self._guard.last
+        step = self._buffer.step_index(self._clock.time_ns) if self.state is ControlState.ACTING else None
+        return ControlOutput(
+            stamp_ns=self._clock.time_ns,
+            positions_J=position_J.copy(),
+            velocities_J=velocity_J.copy(),
+            accelerations_J=acceleration_J.copy(),
+            state=self.state,
+            code=code,
+            warnings=(StatusCode.JOINTS_FROZEN,) if self._joints_frozen() else (),
+            generation=self.generation,
+            is_commanded=self.state is not ControlState.INACTIVE or not self._guard.is_at_rest,
+            task_done=self.task_done,
+            action_D=None if step is None else self._buffer.chunk.actions_HD[step].copy(),
+        )
+
+    # Parts.
+
+    def _begin_generation(self) -> None:
+        self._buffer.flush(self._buffer.generation + 1)
+        self._terminate_run = 0
+
+    def _go(self, event: Event, code: StatusCode) -> None:
+        self.state = next_state(self.state, event)
+        self.code = code
+
+    def _lose(self, code: StatusCode, begin_generation: bool = True) -> None:
+        """Leaves the motion towards a hold; without an instruction only the generation changes."""
+        if begin_generation:
+            self._begin_generation()
+        if is_allowed(self.state, Event.LOSE):
+            self._go(Event.LOSE, code)
+
+    def _latch(self, code: StatusCode) -> None:
+        if not is_allowed(self.state, Event.LATCH):
+            return
+        keeps_reason = self.state is ControlState.LATCHED and code is not StatusCode.E_STOP
+        self._begin_generation()
+        self._go(Event.LATCH, self.code if keeps_reason else code)
+
+    def _check_chunk(self, chunk: ActionChunk) -> None:
+        chunk.validate(len(self._limits.velocity))
+        outside = {int(j) for row in chunk.joint_positions_HJ for j in outside_limits(row, self._limits, self._config.limit_slack)}
+        if outside:
+            raise DecodeError(f"chunk's waypoints leave the limits of joints {sorted(outside)}")
+
+    def _is_unsure(self, chunk: ActionChunk, now_ns: int) -> bool:
+        step = min(chunk.steps_elapsed(now_ns), chunk.horizon - 1)
+        return bool(chunk.confidence_HD[step].min() < self._config.min_confidence)
+
+    def _note_termination(self, chunk: ActionChunk, now_ns: int) -> None:
+        """Ends the task when enough chunks in a row say at their next step that it is done."""
+        says_done = bool(chunk.terminate_H[min(chunk.steps_elapsed(now_ns), chunk.horizon - 1)])
+        self._terminate_run = self._terminate_run + 1 if says_done else 0
+        if self._terminate_run >= self._config.terminate_chunks:
+            self.task_done = True
+            self._begin_generation()
+            self._go(Event.CLEAR, StatusCode.TASK_DONE)
+
+    def _leaves_workspace(self, position_J: np.ndarray) -> bool:
+        """Whether the reference is outside by more than the margin and farther out than the command."""
+        if self._workspace_excess_m is None:
+            return False
+        excess_m = self._workspace_excess_m(position_J)
+        return excess_m > self._config.workspace_margin_m and excess_m > self._workspace_excess_m(self._guard.last[0])
+
+    def _joints_frozen(self) -> bool:
+        return self.state is ControlState.ACTING and self._joints.unchanged_for_ns > self._config.joints_frozen_after_ns

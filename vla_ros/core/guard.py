@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last guard before the robot: follows references by a motion generator and lets nothing outside the limits through."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from vla_ros.core.errors import InputError, VlaError
+from vla_ros.core.safety import JointLimits, brake, violation
+
+AT_REST = 1e-6  # rad/s or m/s; a hair above what a finished stop leaves by rounding
+
+
+class MotionGenerator(Protocol):
+    """Motion inside velocity, acceleration and jerk limits; each call advances one control period.
+
+    ``position``, ``velocity`` and ``acceleration`` [J] are what is commanded at the end of the last period.
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+    def reset(self, position_J: np.ndarray) -> None:
+        """Starts at rest at ``position_J``."""
+
+    def track(self, target_position_J: np.ndarray, target_velocity_J: np.ndarray) -> None:
+        """Advances one period towards a moving target."""
+
+    def stop(self) -> None:
+        """Advances one period of a stop."""
+
+
+class CommandGuard:
+    """Owns the motion generator and the last command. One thread only.
+
+    ``last`` is the commanded position, velocity and acceleration, each float64 [J]. After a fault the guard brakes
+    by itself, at the acceleration limit, until it is restarted.
+    """
+
+    def __init__(self, motion: MotionGenerator, limits: JointLimits, period_s: float) -> None:
+        self._motion = motion
+        self._limits = limits
+        self._period_s = period_s
+        self._is_healthy = False
+        zeros = np.zeros_like(limits.velocity)
+        self.last = (zeros, zeros, zeros)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the command stands still."""
+        return bool(np.abs(self.last[1]).max() < AT_REST)
+
+    def restart(self, measured_J: np.ndarray, slack: float) -> None:
+        """At rest, starts joints that are farther than ``slack`` (rad or m) from their command at the measurement.
+
+        The others keep their command, so that a closed gripper does not loosen its grip. A motion that is still
+        stopping goes on. A negative ``slack`` means every joint.
+
+        Raises:
+            InputError: ``still_moving`` while braking after a fault.
+        """
+        if not self.is_at_rest:
+            if self._is_healthy:
+                return
+            raise InputError("the robot is still braking: wait until it has stopped", code="still_moving")
+        limits = self._limits
+        measured_J = np.clip(measured_J, limits.position_min, limits.position_max)
+        start_J = np.where(np.abs(measured_J - self.last[0]) > slack, measured_J, self.last[0])
+        self._motion.reset(start_J)
+        self.last = (start_J, np.zeros_like(start_J), np.zeros_like(start_J))
+        self._is_healthy = True
+
+    def follow(self, reference: tuple[np.ndarray, np.ndarray]) -> str | None:
+        """Advances one period towards a position [J] and velocity [J], clipped into the limits.
+
+        Returns:
+            What is wrong (then the guard brakes), or None.
+
+        Raises:
+            VlaError: the generator found no motion; nothing has advanced.
+        """
+        limits = self._limits
+        self._motion.track(
+            np.clip(reference[0], limits.position_min, limits.position_max), np.clip(reference[1], -limits.velocity, limits.velocity)
+        )
+        return self._take()
+
+    def stop(self) -> str | None:
+        """Advances one period of a stop; returns what is wrong, or None."""
+        if not self._is_healthy:
+            self.brake()
+            return None
+        try:
+            self._motion.stop()
+        except VlaError as error:
+            self.brake()
+            return type(error).__name__
+        return self._take()
+
+    def brake(self) -> None:
+        """Advances one period of the plainest stop, without the generator, from now on."""
+        self._is_healthy = False
+        self.last = brake(self.last[0], self.last[1], self._limits, self._period_s)
+
+    def _take(self) -> str | None:
+        motion = self._motion
+        command = tuple(np.array(array, dtype=np.float64) for array in (motion.position, motion.velocity, motion.acceleration))
+        fault = violation(self._limits, self._period_s, self.last, command)
+        if fault is None:
+            self.last = command
+        else:
+            self.brake()
+        return fault
