@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small made-up datasets that obey the data contract: a coloured square on a grey table; go to where it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from vla_ros.core.tabletop import ACTION_SPEC
+
+COLOURS = ("red", "green", "blue")
+KINDS = ("cube", "bowl")
+PHASES = ("approach", "grasp", "done")
+_RGB = np.array([[210, 40, 40], [40, 190, 60], [50, 70, 220]], dtype=np.uint8)
+
+
+def write_dataset(folder: Path, *, shards: int = 1, episodes: int = 8, frames: int = 4, labels: int = 3, seed: int = 0) -> Path:
+    """Writes meta.yaml and `shards` shards of `episodes` episodes of `frames` frames; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = {
+        "format_version": 1,
+        "K": labels,
+        "M": len(COLOURS),
+        "phases": list(PHASES),
+        "colours": list(COLOURS),
+        "kinds": list(KINDS),
+        "plan": {"x": [0.1, 0.6], "y": [-0.3, 0.3]},
+        "action": ACTION_SPEC.to_dict(),
+        "seeds": [seed],
+    }
+    (folder / "meta.yaml").write_text(yaml.safe_dump(meta), encoding="utf-8")
+    for index in range(shards):
+        write_shard(folder / f"shard_{index:04d}", np.random.default_rng([seed, index]), index * episodes, episodes, frames, labels)
+    return folder
+
+
+def write_shard(path: Path, rng: np.random.Generator, first_episode: int, episodes: int, frames: int, labels: int) -> None:
+    """One shard: an object of each colour per frame; label k names colour k modulo 3 and moves the tool to its place."""
+    path.mkdir()
+    count = episodes * frames
+    uv_NM2 = rng.uniform(0.05, 0.95, (count, len(COLOURS), 2)).astype(np.float32)
+    place_NM2 = np.stack([0.1 + 0.5 * uv_NM2[..., 1], -0.3 + 0.6 * uv_NM2[..., 0]], axis=-1)
+    tool_N4 = np.tile(np.array([0.35, 0.0, 0.15, 0.0], dtype=np.float32), (count, 1)) + rng.uniform(-0.05, 0.05, (count, 4)).astype(np.float32)
+    colour_K = np.arange(labels) % len(COLOURS)
+    actions = np.zeros((count, labels, *ACTION_SPEC.shape))
+    actions[..., 1:3] = (place_NM2[:, colour_K] - tool_N4[:, None, :2])[:, :, None] * np.linspace(0.2, 1, ACTION_SPEC.horizon)[:, None]
+    actions[..., 5] = 0.042 * (colour_K % 2)[None, :, None]
+    point = place_NM2[:, colour_K]
+    phase = np.broadcast_to((colour_K % len(PHASES))[None, :, None], (count, labels, 1))
+    arrays = {
+        "front": _pictures(uv_NM2, 128),
+        "wrist": _pictures(uv_NM2, 64),
+        "proprio": np.concatenate([rng.uniform(-1, 1, (count, 7)), tool_N4], axis=1).astype(np.float32),
+        "text_index": np.tile(colour_K.astype(np.int32), (count, 1)),
+        "actions": ACTION_SPEC.clip(actions).astype(np.float32),
+        "plan": np.concatenate([phase, point], axis=-1).astype(np.float32),
+        "object_uv": uv_NM2,
+        "object_class": np.tile(np.array([[0, 0], [1, 1], [2, 0]], dtype=np.int16), (count, 1, 1)),
+        "episode": (first_episode + np.repeat(np.arange(episodes), frames)).astype(np.int32),
+        "frame": np.tile(np.arange(frames), episodes).astype(np.int32),
+    }
+    for name, array in arrays.items():
+        np.save(path / f"{name}.npy", array)
+    texts = [f"go to the {colour} thing" for colour in COLOURS]
+    (path / "instructions.json").write_text(json.dumps(texts), encoding="utf-8")
+
+
+def _pictures(uv_NM2: np.ndarray, size: int) -> np.ndarray:
+    picture_NHWC = np.full((len(uv_NM2), size, size, 3), 110, dtype=np.uint8)
+    half = size // 16
+    for picture_HWC, uv_M2 in zip(picture_NHWC, uv_NM2):
+        for rgb, (u, v) in zip(_RGB, uv_M2):
+            column, row = int(u * size), int(v * size)
+            picture_HWC[max(row - half, 0) : row + half, max(column - half, 0) : column + half] = rgb
+    return picture_NHWC

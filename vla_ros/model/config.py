@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shape of the policy network, apart from its weights. Must import the standard library and numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from vla_ros.core.errors import ConfigError
+from vla_ros.core.observation import CameraSpec
+from vla_ros.core.tabletop import ACTION_SPEC, CAMERAS, PROPRIO_NAMES, TEXT_TOKENS
+
+STEMS = ("conv", "patch")
+PACKINGS = ("step", "token")
+ACTIVATIONS = ("relu", "relu2", "gelu")
+STRIDE = 16  # pixels of a camera image that one vision token covers, both ways
+
+
+def grid_of(camera: CameraSpec) -> tuple[int, int]:
+    """Rows and columns of a camera's vision tokens."""
+    return camera.height // STRIDE, camera.width // STRIDE
+
+
+def vision_tokens_of(camera: CameraSpec) -> int:
+    """Number of a camera's vision tokens."""
+    rows, columns = grid_of(camera)
+    return rows * columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Everything needed to build a `Policy` of the same shape again.
+
+    `packing` says how many positions of the sequence the action tokens take: "token" gives each of the H*D action
+    tokens a position of its own (RT-2's layout); "step" packs the D tokens of one step into one position (their
+    embeddings are bound to their dimension and summed, and one projection per dimension reads them), which makes
+    the label stream about 2.4 times shorter. The graph's inputs and outputs are the same.
+    `vision_depth` counts the blocks that still change the vision tokens; later blocks only read them.
+    """
+
+    vocab_size: int
+    first_action_token: int
+    pad_token: int = 0
+    text_tokens: int = TEXT_TOKENS
+    cameras: tuple[CameraSpec, ...] = CAMERAS
+    proprio_dim: int = len(PROPRIO_NAMES)
+    proprio_frequencies: int = 4
+    horizon: int = ACTION_SPEC.horizon
+    action_dims: int = ACTION_SPEC.num_dims
+    num_bins: int = ACTION_SPEC.num_bins
+    plan_phases: int = 8
+    num_colours: int = 6
+    num_kinds: int = 4
+    width: int = 192
+    depth: int = 6
+    vision_depth: int = 3
+    heads: int = 6
+    mlp_ratio: int = 4
+    activation: str = "relu"
+    stem: str = "conv"
+    stem_channels: tuple[int, ...] = (32, 64, 128)
+    packing: str = "step"
+
+    def __post_init__(self) -> None:
+        _check_choice("stem", self.stem, STEMS)
+        _check_choice("packing", self.packing, PACKINGS)
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        if self.width % self.heads:
+            raise ConfigError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
+        if not 0 < self.vision_depth <= self.depth:
+            raise ConfigError(f"model.vision_depth {self.vision_depth} must lie in 1..depth ({self.depth})")
+        if self.first_action_token + self.num_bins > self.vocab_size:
+            raise ConfigError(
+                f"action ids end at {self.first_action_token + self.num_bins} but the vocabulary has "
+                f"{self.vocab_size} ids: raise model.vocab_size"
+            )
+        if not self.cameras:
+            raise ConfigError("the policy needs at least one camera: set model.cameras")
+        for camera in self.cameras:
+            if camera.height % STRIDE or camera.width % STRIDE:
+                raise ConfigError(
+                    f"camera {camera.name} is {camera.width}x{camera.height}: use multiples of {STRIDE} pixels"
+                )
+
+    @property
+    def num_action_tokens(self) -> int:
+        """H*D: tokens in one action chunk."""
+        return self.horizon * self.action_dims
+
+    @property
+    def num_vision_tokens(self) -> int:
+        """Vision tokens of all cameras together."""
+        return sum(vision_tokens_of(camera) for camera in self.cameras)
+
+    @property
+    def tokens_per_position(self) -> int:
+        """Action tokens that share one position of the sequence."""
+        return self.action_dims if self.packing == "step" else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PolicyConfig:
+        """Inverse of `to_dict`; raises ConfigError for a key that no field has."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown model setting {', '.join(unknown)}: valid are {', '.join(sorted(known))}")
+        values = dict(values)
+        if "cameras" in values:
+            values["cameras"] = tuple(CameraSpec.from_dict(camera) for camera in values["cameras"])
+        if "stem_channels" in values:
+            values["stem_channels"] = tuple(values["stem_channels"])
+        return cls(**values)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"model.{name} is {value!r}: valid are {', '.join(choices)}")

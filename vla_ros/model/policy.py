@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vision-language-action policy: one transformer, one sequence, one vocabulary (RT-2, arXiv 2307.15818).
+
+Sequence: [front vision, wrist vision, text, state, plan, action]. Vision attends vision; text attends vision and text;
+state attends these and itself; plan and action attend everything, and each other in both directions, so that the whole
+chunk is decoded in one pass (OpenVLA-OFT, arXiv 2502.19645). Leading action tokens may be committed (`prefix`): their
+embedding stands in the place of the mask embedding and the rest of the chunk continues them.
+
+Axes: B frames, K labels of one frame, N = B*K (label n belongs to frame n // K), T text tokens, Q = H*D action tokens
+(step-major: h*D + d), P positions of action tokens, D action dimensions, A bins, V vision tokens, L label tokens,
+E width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.model.config import PolicyConfig, grid_of
+from vla_ros.model.transformer import Block
+from vla_ros.model.vision import VisionEncoder
+
+MASKED = -1e9  # added to a score that must not count; finite, so that no graph optimiser can make NaN of it
+CERTAIN = 30.0  # margin of a committed token's logit: a probability of 1 in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOutput:
+    """Logits of one pass.
+
+    action_NQA: over the bins of each action token. phase_NC: over the plan's phase words. point_N2A: over the bins of
+    the plan's x and y. vision_BVC: per token of the first camera, colours then kinds of the object whose centre lies
+    in that cell (multi-label). offset_BV2: that centre inside its cell, 0..1 to the right and down.
+    """
+
+    action_NQA: Tensor
+    phase_NC: Tensor
+    point_N2A: Tensor
+    vision_BVC: Tensor
+    offset_BV2: Tensor
+
+
+class StateEncoder(nn.Module):
+    """Proprioception in physical units to one state token; a learned stand-in where it is withheld.
+
+    Sines and cosines at doubling frequencies let a small network tell millimetres apart (Tancik et al.,
+    arXiv 2006.10739).
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean_S", torch.zeros(config.proprio_dim))
+        self.register_buffer("std_S", torch.ones(config.proprio_dim))
+        self.register_buffer("frequency_F", torch.pi / 4 * 2.0 ** torch.arange(config.proprio_frequencies))
+        inputs = config.proprio_dim * (1 + 2 * config.proprio_frequencies)
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, config.width), nn.ReLU(), nn.Linear(config.width, config.width)
+        )
+        self.none_E = nn.Parameter(torch.randn(config.width) * 0.02)
+
+    def forward(self, proprio_BS: Tensor, withheld_B: Tensor | None = None) -> Tensor:
+        """State token [B, E]; rows where `withheld_B` is true get the learned `none`."""
+        normed_BS = (proprio_BS - self.mean_S) / self.std_S
+        phase_BX = (normed_BS[..., None] * self.frequency_F).flatten(1)
+        state_BE = self.layers(torch.cat([normed_BS, phase_BX.sin(), phase_BX.cos()], dim=1))
+        if withheld_B is None:
+            return state_BE
+        return torch.where(withheld_B[:, None], self.none_E, state_BE)
+
+
+class Policy(nn.Module):
+    """The network. `forward` serves training and inference; thread-safe only for inference in eval mode."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, group = config.width, config.tokens_per_position
+        self.tokens = nn.Embedding(config.vocab_size, width)
+        self.vision = VisionEncoder(config)
+        self.state = StateEncoder(config)
+        self.text_position_TE = _table(config.text_tokens, width)
+        self.state_position_E = _table(width)
+        self.plan_position_E = _table(width)
+        self.action_position_PE = _table(config.num_action_tokens // group, width)
+        self.mask_E = _table(width)
+        self.bind_GE = nn.Parameter(torch.randn(group, width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm_vision = nn.LayerNorm(width)
+        self.norm_label = nn.LayerNorm(width)
+        self.read_action = nn.Linear(width, group * width)
+        self.read_phase = nn.Linear(width, config.plan_phases)
+        self.read_point = nn.Linear(width, 2 * width)
+        self.read_vision = nn.Linear(width, config.num_colours + config.num_kinds + 2)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+
+    def forward(
+        self,
+        images: dict[str, Tensor],
+        text_NT: Tensor,
+        proprio_BS: Tensor,
+        prefix_NQ: Tensor,
+        withheld_B: Tensor | None = None,
+    ) -> PolicyOutput:
+        """One pass for B frames and their N = B*K labels.
+
+        Args:
+            images: uint8 [B, H, W, 3] for each camera's name.
+            text_NT: token ids, int64, padded at the end; T may be smaller than `text_tokens`.
+            proprio_BS: float32 in physical units.
+            prefix_NQ: vocabulary ids of committed action tokens, -1 where free.
+            withheld_B: true where the state is replaced by the learned `none`.
+        """
+        vision_BVE = self.vision(images)
+        label_NLE = self._embed_label(text_NT, self.state(proprio_BS, withheld_B), prefix_NQ)
+        mask_N1LL = self.label_mask(text_NT)
+        first_query = text_NT.shape[1] + 1
+        for index, block in enumerate(self.blocks):
+            vision_BVE, key, value = block.vision(vision_BVE, update=index < self.config.vision_depth)
+            last = index == self.config.depth - 1
+            label_NLE = block.label(label_NLE, key, value, mask_N1LL, start=first_query if last else 0)
+        return self._read(vision_BVE, label_NLE)
+
+    def label_mask(self, text_NT: Tensor) -> Tensor:
+        """Mask among label tokens, [N, 1, L, L]: 0 where a query (row) may look at a key (column), else `MASKED`."""
+        padded_NT = text_NT == self.config.pad_token
+        queries = 1 + self.action_position_PE.shape[0]
+        known_NX = padded_NT.new_zeros(padded_NT.shape[0], 1 + queries)
+        hidden_NL = torch.cat([padded_NT, known_NX], dim=1)
+        text = text_NT.shape[1]
+        level_L = torch.tensor([0] * text + [1] + [2] * queries, device=text_NT.device)
+        hidden_LL = level_L[None, :] > level_L[:, None]
+        return (hidden_NL[:, None, None, :] | hidden_LL).to(self.mask_E.dtype) * MASKED
+
+    def _embed_label(self, text_NT: Tensor, state_BE: Tensor, prefix_NQ: Tensor) -> Tensor:
+        text_NTE = self.tokens(text_NT) + self.text_position_TE[: text_NT.shape[1]]
+        labels = text_NT.shape[0] // state_BE.shape[0]
+        state_N1E = (state_BE + self.state_position_E).repeat_interleave(labels, dim=0)[:, None]
+        plan_N1E = self.plan_position_E.expand_as(state_N1E)
+        return torch.cat([text_NTE, state_N1E, plan_N1E, self._embed_action(prefix_NQ)], dim=1)
+
+    def _embed_action(self, prefix_NQ: Tensor) -> Tensor:
+        """Positions of action tokens, [N, P, E]. The product with `bind_GE` keeps apart which dimension a token is."""
+        committed_NQ1 = (prefix_NQ >= 0)[..., None]
+        embedded_NQE = torch.where(committed_NQ1, self.tokens(prefix_NQ.clamp_min(0)), self.mask_E)
+        group = self.bind_GE.shape[0]
+        bound_NPE = (embedded_NQE.unflatten(1, (-1, group)) * self.bind_GE).sum(2)
+        return bound_NPE + self.action_position_PE
+
+    def _read(self, vision_BVE: Tensor, label_NQE: Tensor) -> PolicyOutput:
+        config = self.config
+        rows, columns = grid_of(config.cameras[0])
+        seen_BVC = self.read_vision(self.norm_vision(vision_BVE[:, : rows * columns]))
+        label_NQE = self.norm_label(label_NQE)
+        plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
+        asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, config.width)).flatten(1, 2)
+        return PolicyOutput(
+            action_NQA=self.bin_logits(asked_NQE),
+            phase_NC=self.read_phase(plan_NE),
+            point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, config.width))),
+            vision_BVC=seen_BVC[..., :-2],
+            offset_BV2=seen_BVC[..., -2:].sigmoid(),
+        )
+
+    def bin_logits(self, asked_E: Tensor) -> Tensor:
+        """Logits over the action bins: the vocabulary's own embeddings, restricted to its 256 action ids."""
+        first = self.config.first_action_token
+        return asked_E @ self.tokens.weight[first : first + self.config.num_bins].t()
+
+    def vocabulary_logits(self, asked_E: Tensor) -> Tensor:
+        """Logits over all ids, for prompts whose answer is not an action."""
+        return asked_E @ self.tokens.weight.t()
+
+
+def keep_committed(action_NQA: Tensor, prefix_NQ: Tensor, first_action_token: int) -> Tensor:
+    """Logits in which every committed token is certain, so that decoding returns the prefix it was given."""
+    bin_A = torch.arange(action_NQA.shape[-1], device=action_NQA.device)
+    chosen_NQA = (bin_A == (prefix_NQ[..., None] - first_action_token)).to(action_NQA.dtype)
+    return torch.where(prefix_NQ[..., None] >= 0, (chosen_NQA - 1.0) * CERTAIN, action_NQA)
+
+
+def _table(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape) * 0.02)

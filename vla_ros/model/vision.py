@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From uint8 pictures to vision tokens.
+
+Axes: B frames, H and W pixels, C channels, V vision tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.core.observation import CameraSpec
+from vla_ros.model.config import STRIDE, PolicyConfig, vision_tokens_of
+
+
+class ConvStem(nn.Sequential):
+    """Four stride-2 convolutions with batch norm and ReLU: 16x16 pixels become one token.
+
+    A convolutional stem trains faster and steadier than a patch projection (Xiao et al., "Early convolutions help
+    transformers see better", arXiv 2106.14881), and its batch norm folds into the convolution at export.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        sizes = (3, *channels, width)
+        layers: list[nn.Module] = []
+        for incoming, outgoing in zip(sizes[:-1], sizes[1:]):
+            layers += [
+                nn.Conv2d(incoming, outgoing, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outgoing),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers)
+
+
+class CameraEncoder(nn.Module):
+    """One camera's stem with its learned position and camera embedding."""
+
+    def __init__(self, camera: CameraSpec, config: PolicyConfig) -> None:
+        super().__init__()
+        if config.stem == "conv":
+            self.stem: nn.Module = ConvStem(config.stem_channels, config.width)
+        else:
+            self.stem = nn.Conv2d(3, config.width, STRIDE, stride=STRIDE)
+        # Positions of one camera are its own, so the camera embedding is part of them.
+        self.position_VE = nn.Parameter(torch.randn(vision_tokens_of(camera), config.width) * 0.02)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image_BHWC: Tensor) -> Tensor:
+        """Tokens [B, V, E], row-major over the picture, from uint8 pixels [B, H, W, 3]."""
+        # A permuted NHWC array already is PyTorch's channels_last layout: no copy is made.
+        image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(self.position_VE.dtype) * (1 / 127.5) - 1.0
+        feature_BEhw = self.stem(image_BCHW)
+        return feature_BEhw.flatten(2).transpose(1, 2) + self.position_VE
+
+
+class VisionEncoder(nn.Module):
+    """All cameras' tokens in the order of `config.cameras`."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.cameras = nn.ModuleDict({camera.name: CameraEncoder(camera, config) for camera in config.cameras})
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:
+        """Tokens [B, V, E]; `images` holds uint8 [B, H, W, 3] for each camera, named."""
+        return torch.cat([encoder(images[name]) for name, encoder in self.cameras.items()], dim=1)

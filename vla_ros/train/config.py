@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a training run: YAML file, then `section.key=value` overrides. Every default exists once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_ros.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Batches and augmentation.
+
+    Attributes:
+        frames_per_batch: pictures of one step.
+        labels_per_frame: instructions of each picture, drawn from the K recorded ones (K if there are fewer).
+        val_fraction: share of whole episodes that is only validated on.
+        brightness: half range of the offset added to a picture's pixels, in parts of full scale.
+        contrast: half range of the factor around mid-grey.
+        tint: half range of each colour channel's own factor.
+        prefix_probability: chance that a label's first one or two steps are given (committed) to the policy.
+        prefix_jitter_bins: half range of noise on committed translations and rotations, since the steps that a robot
+            executes are never the expert's exactly.
+        proprio_dropout: chance that a frame's state is withheld, so that the policy does not ignore the pictures.
+        rescan_s: how often the dataset folders are searched for new shards; 0 = never.
+    """
+
+    frames_per_batch: int = 32
+    labels_per_frame: int = 8
+    val_fraction: float = 0.03
+    brightness: float = 0.08
+    contrast: float = 0.15
+    tint: float = 0.05
+    prefix_probability: float = 0.25
+    prefix_jitter_bins: int = 1
+    proprio_dropout: float = 0.1
+    rescan_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss's parts, and the smoothing of its targets.
+
+    Attributes:
+        action: weight of the action tokens' cross-entropy.
+        plan: weight of the plan (language) part.
+        vision: weight of the colours and kinds seen in each cell of the first camera.
+        offset: weight, inside the vision part, of where in its cell an object's centre lies.
+        sigma_bins: width of the Gaussian around a target, in bins (HL-Gauss, arXiv 2403.03950, advises 0.75 bins or more).
+        early_steps: leading steps of a chunk that count more, since they are executed before a new chunk arrives.
+        early_weight: how much more.
+    """
+
+    action: float = 1.0
+    plan: float = 0.3
+    vision: float = 0.3
+    offset: float = 1.0
+    sigma_bins: float = 1.5
+    early_steps: int = 2
+    early_weight: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
+    warmup_steps: int = 100
+    final_fraction: float = 0.02
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Budget and bookkeeping. One of `max_minutes` and `max_steps` must be positive; the first one reached ends the run.
+
+    With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
+    """
+
+    max_minutes: float = 0.0
+    max_steps: int = 0
+    validate_minutes: float = 2.0
+    validate_steps: int = 0
+    val_frames: int = 256
+    checkpoint_minutes: float = 5.0
+    log_steps: int = 20
+    seed: int = 0
+    threads: int = 2
+    vocab_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All sections; `model` overrides fields of `vla_ros.model.PolicyConfig` that the data do not fix."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Reads the sections; raises ConfigError for an unknown section or key, or a value of the wrong type."""
+        sections = {"data": DataConfig, "loss": LossConfig, "optim": OptimConfig, "run": RunConfig}
+        unknown = sorted(set(values) - set(sections) - {"model"})
+        if unknown:
+            raise ConfigError(f"unknown training section {', '.join(unknown)}: valid are {', '.join([*sections, 'model'])}")
+        built = {name: _section(kind, name, values.get(name) or {}) for name, kind in sections.items()}
+        return cls(**built, model=dict(values.get("model") or {}))
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a YAML file (None = defaults) and applies `section.key=value` overrides.
+
+    Raises:
+        ConfigError: file unreadable, unknown key, wrong type, or an override without `=`.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read training config {path}: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    return TrainConfig.from_dict(values)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not equals or not dot:
+        raise ConfigError(f"--set {override}: expected section.key=value, such as optim.learning_rate=0.001")
+    values.setdefault(section, {})
+    values[section] = {**(values[section] or {}), name: yaml.safe_load(text)}
+
+
+def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+    types = {item.name: type(item.default) for item in fields(kind)}
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise ConfigError(f"unknown setting {name}.{', '.join(unknown)}: valid are {', '.join(types)}")
+    return kind(**{key: _coerce(f"{name}.{key}", types[key], value) for key, value in values.items()})
+
+
+def _coerce(name: str, kind: type, value: Any) -> Any:
+    """YAML reads 1e-3 as text and 1 as an integer; both are fine where a float is due."""
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} must be {kind.__name__}, got {value!r}") from error
+    if isinstance(value, bool) or (kind is int and converted != float(value)):
+        raise ConfigError(f"{name} must be {kind.__name__}, got {value!r}")
+    return converted
