@@ -100,7 +100,9 @@ class ControlLoop:
             raise InputError(f"the last joint state is {joint_age_ns * 1e-9:.2f} s old: check the robot's driver", code="joints_stale")
         outside = outside_limits(measured.positions_J, self._limits, self._config.limit_slack)
         if outside.size:
-            raise InputError(f"joints {outside.tolist()} are outside their limits at {measured.positions_J}: move them inside", code="joints_outside_limits")
+            raise InputError(
+                f"joints {outside.tolist()} are outside their limits at {measured.positions_J}: move them inside", code="joints_outside_limits"
+            )
         next_state(self.state, Event.ACTIVATE)
         self._guard.restart(measured.positions_J, slack=-1.0)
         self._go(Event.ACTIVATE, StatusCode.IDLE)

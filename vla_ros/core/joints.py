@@ -59,7 +59,8 @@ class JointMonitor:
         """
         positions_J = np.array(positions_J, dtype=np.float64)
         if positions_J.shape != self._max_velocity_J.shape:
-            raise InputError(f"joint state needs {len(self._max_velocity_J)} positions, got shape {positions_J.shape}", code="joints_length")
+            count = len(self._max_velocity_J)
+            raise InputError(f"joint state needs {count} positions, got shape {positions_J.shape}", code="joints_length")
         if not np.isfinite(positions_J).all():
             raise InputError(f"joint positions are not finite: {positions_J}", code="joints_not_finite")
         if self.latest is not None:

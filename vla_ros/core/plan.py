@@ -74,7 +74,8 @@ class PlanSlot:
         if words:
             slot = cls(name=name, words=tuple(str(word) for word in words))
         else:
-            slot = cls(name=name, low=fields.number("low"), high=fields.number("high"), unit=fields.text("unit"), frame=fields.text("frame"))
+            low, high = fields.number("low"), fields.number("high")
+            slot = cls(name=name, low=low, high=high, unit=fields.text("unit"), frame=fields.text("frame"))
         fields.finish()
         return slot
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy graph's inputs and outputs as the manifest implies them, and the comparison with a graph.
+
+Axes of the tensors: 1 (batch), H*D action tokens in the order of steps, 256 bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vla_ros.core.errors import BundleError
+from vla_ros.core.manifest import Manifest
+
+ACTION_LOGITS = "action_logits"
+PLAN_TOKENS = "plan_tokens"
+TEXT_IDS = "text_ids"
+PROPRIO = "proprio"
+PREFIX_TOKENS = "prefix_tokens"
+FREE_TOKEN = -1
+
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
+
+
+def image_input(camera: str) -> str:
+    """Name of a camera's input."""
+    return f"image_{camera}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output: dtype and whole shape."""
+
+    dtype: type
+    shape: tuple[int, ...]
+
+    def empty(self) -> np.ndarray:
+        """A zeroed buffer of this kind."""
+        return np.zeros(self.shape, dtype=self.dtype)
+
+    def __str__(self) -> str:
+        return f"{np.dtype(self.dtype).name} {list(self.shape)}"
+
+
+def expected_inputs(manifest: Manifest) -> dict[str, TensorSpec]:
+    """Name to tensor, in the graph's order."""
+    images = {image_input(c.name): TensorSpec(dtype=np.uint8, shape=(1, *c.shape)) for c in manifest.cameras}
+    return {
+        **images,
+        TEXT_IDS: TensorSpec(dtype=np.int64, shape=(1, manifest.context.text_tokens)),
+        PROPRIO: TensorSpec(dtype=np.float32, shape=(1, len(manifest.proprio))),
+        PREFIX_TOKENS: TensorSpec(dtype=np.int64, shape=(1, manifest.action.num_tokens)),
+    }
+
+
+def expected_outputs(manifest: Manifest) -> dict[str, TensorSpec]:
+    """Name to tensor."""
+    outputs = {ACTION_LOGITS: TensorSpec(dtype=np.float32, shape=(1, manifest.action.num_tokens, manifest.action.num_bins))}
+    if manifest.plan is not None:
+        outputs[PLAN_TOKENS] = TensorSpec(dtype=np.int64, shape=(1, len(manifest.plan.slots)))
+    return outputs
+
+
+def verify_signature(manifest: Manifest, inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
+    """Compares a session's inputs and outputs (objects with name, type, shape) with the manifest.
+
+    Raises:
+        BundleError: listing both sides.
+    """
+    for noun, expected, found in (("inputs", expected_inputs(manifest), inputs), ("outputs", expected_outputs(manifest), outputs)):
+        wanted = {name: str(spec) for name, spec in expected.items()}
+        there = {arg.name: _describe(arg) for arg in found}
+        if wanted != there:
+            raise BundleError(
+                f"the graph's {noun} do not fit the manifest.\n  manifest: {_list(wanted)}\n  graph:    {_list(there)}\n"
+                "Export the bundle again."
+            )
+
+
+def _describe(arg: Any) -> str:
+    dtype = _DTYPES.get(arg.type)
+    return f"{arg.type if dtype is None else np.dtype(dtype).name} {list(arg.shape)}"
+
+
+def _list(signature: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in sorted(signature.items()))
