@@ -16,6 +16,7 @@ from vla_ros.core.chunk import ActionChunk
 from vla_ros.core.errors import DecodeError
 from vla_ros.core.tabletop import CAMERAS
 from vla_ros.figures import percentiles, success_summary, wilson_interval
+from vla_ros.runtime.bundle import load_bundle
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,10 @@ def test_half_a_pair_is_left_out():
     assert evaluate.summarize_pairs([result(spec, True) for spec in specs[:3]])["n"] == 1
 
 
-def test_the_report_has_the_promised_keys(tmp_path):
-    (tmp_path / "manifest.yaml").write_text("name: x\n")
-    options = evaluate.parse([str(tmp_path), "--episodes", "10", "--pairs", "1"])
+def test_the_report_has_the_promised_keys(still_bundle):
+    options = evaluate.parse([str(still_bundle), "--episodes", "10", "--pairs", "1"])
     specs = evaluate.plan_episodes(10, 1, 0, "seen")
-    report = evaluate.summarize([result(spec, spec.seed % 2 == 0) for spec in specs], folder=tmp_path, options=options)
+    report = evaluate.summarize([result(spec, spec.seed % 2 == 0) for spec in specs], bundle=load_bundle(still_bundle), options=options)
     assert set(report) >= {"success_rate", "ci95", "episodes", "by_task", "split", "mean_steps", "bundle_sha256", "pairs"}
     assert (report["success_rate"], report["episodes"], report["mean_steps"]) == (0.5, 10, 100)
     assert report["by_task"]["push"].keys() >= {"success_rate", "n", "ci95"}

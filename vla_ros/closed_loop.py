@@ -97,7 +97,13 @@ class ClosedLoop:
     """
 
     def __init__(
-        self, *, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ms: float = DEFAULT_DELAY_MS, limit_s: float = EPISODE_LIMIT_S
+        self,
+        *,
+        env: Any,
+        policy: PolicyLike,
+        cameras: Sequence[CameraSpec],
+        delay_ms: float = DEFAULT_DELAY_MS,
+        limit_s: float = EPISODE_LIMIT_S,
     ) -> None:
         self._env = env
         self._policy = policy

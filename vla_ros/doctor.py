@@ -23,8 +23,9 @@ from rich.text import Text
 
 from vla_ros.core.errors import VlaError
 from vla_ros.core.paths import share_dir
-from vla_ros.inspect_bundle import FILE_OK, check_files, read_manifest
+from vla_ros.inspect_bundle import FILE_OK, check_files
 from vla_ros.results import write_json
+from vla_ros.runtime.bundle import read_manifest
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}

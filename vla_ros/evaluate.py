@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,8 +24,8 @@ from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, ClosedLoop, E
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.figures import success_summary
-from vla_ros.inspect_bundle import bundle_sha256, read_manifest
 from vla_ros.results import machine_facts, write_json
+from vla_ros.runtime.bundle import Bundle, load_bundle
 
 FAMILIES = ("reach", "push", "pick", "put", "stack")
 SPLITS = ("seen", "unseen")
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when the evaluation ran (and reached ``--require``, if given), 1 when the rate is lower."""
     options = parse(argv)
     folder = bundle_dir(options.bundle)
-    read_manifest(folder)  # a broken bundle is refused here, not in a worker process
+    bundle = load_bundle(folder)  # a broken bundle is refused here, not in a worker process
     specs = plan_episodes(options.episodes, options.pairs, options.seed, options.split)
     console = Console(stderr=True)
     if options.ros:
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = collect_results(play_over_ros(specs, folder, limit_s=options.limit_s), len(specs), console)
     else:
         results = collect_results(play_in_processes(specs, options, str(folder)), len(specs), console)
-    report = summarize(results, folder=folder, options=options)
+    report = summarize(results, bundle=bundle, options=options)
     show(report, Console(highlight=False))
     if options.json:
         write_json(options.json, report)
@@ -154,7 +153,8 @@ def _play_one(spec: EpisodeSpec, bundle: str, arguments: dict[str, Any]) -> Epis
 
 def collect_results(played: Iterable[EpisodeResult], total: int, console: Console) -> list[EpisodeResult]:
     """Gathers results behind a progress bar that shows the success rate so far."""
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), *times)
     results: list[EpisodeResult] = []
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("episodes", total=total, rate="")
@@ -167,7 +167,7 @@ def collect_results(played: Iterable[EpisodeResult], total: int, console: Consol
 # ---- figures ----
 
 
-def summarize(results: Sequence[EpisodeResult], *, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """The report with the keys that DESIGN names; all rates are those of single episodes, pairs are apart."""
     single = [result for result in results if not is_pair(result.spec)]
     overall = success_summary(result.success for result in single)
@@ -189,8 +189,8 @@ def summarize(results: Sequence[EpisodeResult], *, folder: Path, options: argpar
         "delay_ms": None if options.ros else options.delay_ms,
         "limit_s": options.limit_s,
         "provider": options.provider,
-        "bundle": folder.name,
-        "bundle_sha256": bundle_sha256(folder),
+        "bundle": bundle.manifest.name,
+        "bundle_sha256": bundle.sha256,
         "machine": machine_facts(),
         "outcomes": [asdict(result) for result in results],
     }

@@ -7,21 +7,21 @@ Needs neither onnxruntime nor torch: a bundle that cannot be loaded can still be
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vla_ros.core.errors import BundleError
 from vla_ros.core.manifest import Manifest
 from vla_ros.core.paths import bundle_dir
 from vla_ros.results import write_json
+from vla_ros.runtime.bundle import bundle_sha256, file_sha256, read_manifest
 
 FILE_OK = "ok"
 FILE_MISSING = "missing"
@@ -38,40 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = read_manifest(folder)
     files = check_files(folder, manifest)
     show(folder, manifest, files, Console(highlight=False))
+    intact = all(entry["state"] == FILE_OK for entry in files.values())
     if options.json:
-        intact = all(entry["state"] == FILE_OK for entry in files.values())
-        write_json(options.json, {"bundle": str(folder), "intact": intact, "files": files, "manifest": manifest.to_dict()})
-    return 0 if all(entry["state"] == FILE_OK for entry in files.values()) else 1
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The checked manifest of a bundle's folder.
-
-    Raises:
-        BundleError: if it cannot be read or breaks the contract.
-    """
-    path = folder / "manifest.yaml"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path} must hold a mapping, got {type(data).__name__}")
-    return Manifest.from_dict(data)
-
-
-def sha256_of(path: Path) -> str:
-    """Lower-case hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def bundle_sha256(folder: Path) -> str:
-    """One hash that names a bundle: that of ``manifest.yaml``, which holds the hashes of all its files."""
-    return sha256_of(folder / "manifest.yaml")
+        facts = {"bundle": str(folder), "bundle_sha256": bundle_sha256(manifest), "intact": intact, "files": files}
+        write_json(options.json, {**facts, "manifest": manifest.to_dict()})
+    return 0 if intact else 1
 
 
 def check_files(folder: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
@@ -79,7 +50,7 @@ def check_files(folder: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     result = {}
     for name in manifest.file_names:
         path, expected = folder / name, manifest.sha256[name]
-        found = sha256_of(path) if path.is_file() else None
+        found = file_sha256(path) if path.is_file() else None
         state = FILE_MISSING if found is None else FILE_OK if found == expected else FILE_CHANGED
         size = path.stat().st_size if found else 0
         result[name] = {"state": state, "bytes": size, "sha256": found, "expected_sha256": expected}
@@ -112,6 +83,7 @@ def _facts(manifest: Manifest) -> Table:
         "vocabulary": f"{vocabulary.size} ids, actions {vocabulary.first_action_token}.."
         f"{vocabulary.first_action_token + vocabulary.num_action_tokens - 1}",
         "graph": f"opset {manifest.opset}",
+        "sha256": bundle_sha256(manifest),
     }
     for key, value in rows.items():
         table.add_row(Text(key, style="cyan"), Text(value))
@@ -124,7 +96,7 @@ def _plan_slot(slot: Any) -> str:
 
 def _actions(manifest: Manifest) -> Table:
     spec = manifest.action
-    table = Table(title=f"action chunk: {spec.horizon} steps of {spec.dt_s} s", title_justify="left")
+    table = Table(title=f"action chunk: {spec.horizon} steps of {spec.dt_s} s", title_justify="left", box=SIMPLE_HEAD)
     for column in ("dimension", "kind", "unit", "frame", "relative", "low", "high", "bins"):
         table.add_column(column, overflow="fold")
     for dim in spec.dims:
@@ -134,7 +106,7 @@ def _actions(manifest: Manifest) -> Table:
 
 
 def _files(files: dict[str, dict[str, Any]]) -> Table:
-    table = Table(title="files", title_justify="left")
+    table = Table(title="files", title_justify="left", box=SIMPLE_HEAD)
     for column in ("file", "state", "MB", "sha256"):
         table.add_column(column, overflow="fold")
     for name, entry in files.items():
