@@ -71,7 +71,8 @@ class Observation:
 
     Attributes:
         images: camera name to uint8 [height, width, 3], RGB, already in the policy's size.
-        image_stamp_ns: camera name to the sensor's stamp, ROS clock.
+        image_stamp_ns: camera name to the sensor's stamp, ROS clock. A camera that is not required may be left out, so that
+            its old picture does not make the whole observation old.
         joint_positions: float64 [J], in the robot's joint order, rad or m.
         joint_stamp_ns: stamp of the joint state, ROS clock.
         instruction: normalised text.
@@ -98,7 +99,7 @@ class Observation:
         """
         for camera in cameras:
             image = self.images.get(camera.name)
-            if image is None or camera.name not in self.image_stamp_ns:
+            if image is None or (camera.required and camera.name not in self.image_stamp_ns):
                 raise InputError(f"no image of camera '{camera.name}'; present are {sorted(self.images)}", code="observation_missing_image")
             if image.dtype != np.uint8 or image.shape != camera.shape:
                 raise InputError(

@@ -2,8 +2,13 @@
 """Running a policy. Imports neither torch nor rclpy.
 
 bundle      a policy bundle on disk, verified
+onnx_file   opset and external data of an ONNX file
 session     ONNX Runtime session with bound buffers
+contract    the graph's inputs and outputs as the manifest implies them
+prompt      instructions to token ids
+waypoints   actions to joint waypoints
 policy      observation in, action chunk out
 exchange    newest-wins slots in shared memory between two processes
+messages    what the control process and the worker tell each other
 worker      the worker process's loop
 """
