@@ -7,6 +7,7 @@ follows, joint_trajectory_controller decelerates inside the limits instead of ru
 
 from __future__ import annotations
 
+from array import array
 from typing import Any, Protocol
 
 from builtin_interfaces.msg import Duration
@@ -16,11 +17,11 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.core.window import stopping_window
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics
 
 _NS = 1_000_000_000
-_MAX_STOP_S = 2.0  # bound of the window where acceleration limits are very small
 
 
 class CommandBuilder(Protocol):
@@ -50,32 +51,25 @@ def make_command_builder(interface: str, robot: RobotDescription, period_s: floa
 
 
 class _JointTrajectoryBuilder:
-    """The commanded state one period ahead, then a parabola to rest."""
+    """The commanded state one period ahead, then a stop inside the acceleration limits."""
 
     message_type = JointTrajectory
 
     def __init__(self, robot: RobotDescription, period_s: float, points: int) -> None:
         self._max_acceleration_J = robot.limits.acceleration
-        self._period_s = period_s
+        self._period_s, self._stop_points = period_s, points - 1
         self._message = JointTrajectory(joint_names=list(robot.joint_names))
         self._message.header.frame_id = robot.base_frame
         self._message.points = [JointTrajectoryPoint(time_from_start=Duration()) for _ in range(points)]
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointTrajectory:
         _set_stamp(self._message.header.stamp, stamp_ns)
-        points = self._message.points
-        stop_s = self._stop_time(velocity_J)
-        for k, point in enumerate(points):
-            s = k / (len(points) - 1) if len(points) > 1 else 1.0
-            point.positions = (position_J + velocity_J * (stop_s * (s - 0.5 * s * s)) if len(points) > 1 else position_J).tolist()
-            point.velocities = (velocity_J * (1.0 - s)).tolist()
-            _set_duration(point.time_from_start, self._period_s + s * stop_s)
+        window = stopping_window(position_J, velocity_J, self._period_s, self._max_acceleration_J, self._stop_points)
+        for point, time_ns, positions, velocities in zip(self._message.points, window.times_ns.tolist(), window.positions_NJ, window.velocities_NJ):
+            # An array of doubles is taken as it is; a list would be checked item by item.
+            point.positions, point.velocities = array("d", positions.tobytes()), array("d", velocities.tobytes())
+            point.time_from_start.sec, point.time_from_start.nanosec = divmod(time_ns, _NS)
         return self._message
-
-    def _stop_time(self, velocity_J: np.ndarray) -> float:
-        """Time to rest at constant deceleration inside every joint's limit, at least one period for each point that follows."""
-        shortest = self._period_s * (len(self._message.points) - 1)
-        return min(max(float((np.abs(velocity_J) / self._max_acceleration_J).max()), shortest), _MAX_STOP_S)
 
 
 class _PositionsBuilder:
@@ -88,7 +82,7 @@ class _PositionsBuilder:
         self._message.layout.dim = [MultiArrayDimension(label=",".join(robot.joint_names), size=len(robot.joint_names), stride=len(robot.joint_names))]
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Float64MultiArray:
-        self._message.data = position_J.tolist()
+        self._message.data = array("d", position_J.tobytes())
         return self._message
 
 
@@ -130,7 +124,7 @@ def _make_joint_jog(robot: RobotDescription, period_s: float) -> CommandBuilder:
 
         def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointJog:
             _set_stamp(self._message.header.stamp, stamp_ns)
-            self._message.velocities = velocity_J.tolist()
+            self._message.velocities = array("d", velocity_J.tobytes())
             return self._message
 
     return JointJogBuilder()
@@ -139,6 +133,3 @@ def _make_joint_jog(robot: RobotDescription, period_s: float) -> CommandBuilder:
 def _set_stamp(stamp: Any, stamp_ns: int) -> None:
     stamp.sec, stamp.nanosec = divmod(stamp_ns, _NS)
 
-
-def _set_duration(duration: Any, seconds: float) -> None:
-    duration.sec, duration.nanosec = divmod(round(seconds * _NS), _NS)

@@ -66,6 +66,7 @@ class Seen:
         plan: the policy's words.
         success: the simulator's check.
         command_stamps_ns: header stamps of all commands.
+        inference_ms: latency of the policy's newest answer at each diagnostics message.
         pictures: one entry for each picture of the first camera.
     """
 
@@ -75,6 +76,7 @@ class Seen:
     plan: str = ""
     success: bool = False
     command_stamps_ns: list[int] = field(default_factory=list)
+    inference_ms: list[float] = field(default_factory=list)
     pictures: deque[Picture] = field(default_factory=lambda: deque(maxlen=2000))
 
 
@@ -234,6 +236,9 @@ class Observer:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self.diagnostics[status.name] = {pair.key: pair.value for pair in status.values}
+            latency_ms = self.diagnostic("inference", "inference_ms") if status.name == f"{POLICY}: inference" else None
+            if latency_ms:  # 0 before the first answer
+                self.seen.inference_ms.append(latency_ms)
 
     def _on_command(self, message: JointTrajectory) -> None:
         self.seen.command_stamps_ns.append(stamp_to_ns(message.header.stamp))

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.ros.parameters import ParameterSpec, changed, from_ros, parameter_specs
+from vla_ros.ros.parameters import NEVER, ParameterSpec, changed, from_ros, parameter_specs
 
 _TYPES = {
     bool: Parameter.Type.BOOL,
@@ -25,14 +25,14 @@ _TYPES = {
 class ParameterServer:
     """Holds the current parameters of ``node``; ``current`` is replaced as a whole when a change is accepted."""
 
-    def __init__(self, node: Node, cls: type, on_change: Callable[[Any], None] = lambda _: None) -> None:
-        """Declares every parameter of the dataclass ``cls``.
+    def __init__(self, node: Node, cls: type, is_configured: Callable[[], bool] = lambda: True) -> None:
+        """Declares every parameter of the dataclass ``cls``; ``is_configured`` says whether the present values are in use.
 
         Raises:
             ConfigError: an override has a wrong type or value.
         """
         self._specs = {spec.name: spec for spec in parameter_specs(cls)}
-        self._on_change = on_change
+        self._is_configured = is_configured
         self.current = from_ros({name: _declare(node, spec) for name, spec in self._specs.items()}, cls)
         node.add_on_set_parameters_callback(self._set)
 
@@ -42,10 +42,9 @@ class ParameterServer:
         if not changes:
             return SetParametersResult(successful=True)
         try:
-            self.current = changed(self.current, changes)
+            self.current = changed(self.current, changes, configured=self._is_configured())
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._on_change(self.current)
         return SetParametersResult(successful=True)
 
 
@@ -55,7 +54,7 @@ def _declare(node: Node, spec: ParameterSpec) -> Any:
     descriptor = ParameterDescriptor(
         description=spec.full_description,
         additional_constraints=spec.constraints,
-        read_only=spec.read_only,
+        read_only=spec.change == NEVER,
         dynamic_typing=number or isinstance(spec.default, tuple),
     )
     if spec.low is not None and not number:

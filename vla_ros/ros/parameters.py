@@ -15,8 +15,11 @@ from typing import Any
 from vla_ros.core.errors import ConfigError
 
 COMMAND_INTERFACES = ("JointTrajectory", "TwistStamped", "Float64MultiArray", "JointJog")
-EXECUTION_PROVIDERS = ("cpu", "cuda")
+EXECUTION_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 IMAGE_TRANSPORTS = ("raw", "compressed")
+
+NEVER, WHILE_UNCONFIGURED, ALWAYS = "never", "while unconfigured", "always"
+"""When a parameter may change: only before the start, also between cleanup and configure, or at any time."""
 
 
 def parameter(
@@ -27,11 +30,11 @@ def parameter(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
-    read_only: bool = True,
+    change: str = WHILE_UNCONFIGURED,
     name: str = "",
 ) -> Any:
-    """Declares one field: its default, description, unit, closed range or choices, whether it is fixed after the start, and its ROS name."""
-    metadata = {"description": description, "unit": unit, "low": low, "high": high, "choices": tuple(choices), "read_only": read_only, "name": name}
+    """Declares one field: its default, description, unit, closed range or choices, when it may change, and its ROS name."""
+    metadata = {"description": description, "unit": unit, "low": low, "high": high, "choices": tuple(choices), "change": change, "name": name}
     return field(default=default, metadata=metadata)
 
 
@@ -56,7 +59,7 @@ class PolicyNodeParameters(Parameterized):
     robot: str = parameter("", "robot description (YAML); empty takes config/robots/<robot of the manifest>.yaml")
     control_rate_hz: float = parameter(50.0, "rate of the control loop and of the command", unit="Hz", low=1.0, high=1000.0)
     execution_provider: str = parameter("cpu", "where the policy runs", choices=EXECUTION_PROVIDERS)
-    allow_cpu: bool = parameter(False, "with execution_provider cuda: fall back to the CPU where there is no GPU, instead of refusing")
+    allow_cpu: bool = parameter(False, "fall back to the CPU where execution_provider is not available, instead of refusing")
     inference_threads: int = parameter(1, "threads of one inference on the CPU; leave one core for the control loop", low=1, high=256, name="inference.threads")
     inference_nice: int = parameter(10, "niceness of the inference process", low=0, high=19, name="inference.nice")
     inference_max_rate_hz: float = parameter(10.0, "upper bound of inferences a second", unit="Hz", low=0.1, high=1000.0, name="inference.max_rate_hz")
@@ -64,21 +67,22 @@ class PolicyNodeParameters(Parameterized):
         60.0, "how long configuring waits for the inference process to load and warm up", unit="s", low=1.0, high=3600.0, name="inference.start_timeout_s"
     )
     worker_timeout_s: float = parameter(
-        2.0, "an inference that takes longer is stalled: HOLD, and the process is replaced", unit="s", low=0.05, high=600.0, read_only=False, name="inference.timeout_s"
+        2.0, "an inference that takes longer is stalled: HOLD, and the process is replaced", unit="s", low=0.05, high=600.0, name="inference.timeout_s"
     )
     image_transport: str = parameter("raw", "type of the camera topics", choices=IMAGE_TRANSPORTS, name="cameras.transport")
     camera_topics: tuple[str, ...] = parameter(
         (), "camera topics in the manifest's order; empty takes <camera>/image_raw, with /compressed appended for that transport", name="cameras.topics"
     )
-    max_image_pixels: int = parameter(16777216, "larger pictures are refused before they are decoded", unit="pixels", low=1, high=2**31 - 1, name="cameras.max_pixels")
+    max_image_pixels: int = parameter(16777216, "larger pictures are refused before they are decoded", unit="pixels", low=1, high=1e9, name="cameras.max_pixels")
     frozen_image_timeout_s: float = parameter(
-        2.0, "a camera whose picture stays identical or black for longer is reported as frozen", unit="s", low=0.1, high=3600.0, read_only=False, name="cameras.frozen_timeout_s"
+        2.0, "a camera whose picture stays identical or black for longer is reported as frozen", unit="s", low=0.1, high=3600.0, name="cameras.frozen_timeout_s"
     )
-    max_image_age_s: float = parameter(0.5, "older pictures are not used; HOLD without a fresh one", unit="s", low=0.01, high=60.0, read_only=False)
-    max_joint_age_s: float = parameter(0.1, "HOLD without a joint state younger than this", unit="s", low=0.005, high=10.0, read_only=False)
-    max_future_s: float = parameter(0.1, "messages stamped further ahead of the clock are dropped", unit="s", low=0.0, high=10.0, read_only=False)
-    max_skew_s: float = parameter(0.2, "pictures and joint state further apart in time are not used together", unit="s", low=0.001, high=10.0, read_only=False)
-    max_rejected_chunks: int = parameter(3, "LATCH after so many rejected action chunks in a row", low=1, high=1000, read_only=False)
+    max_image_age_s: float = parameter(0.5, "older pictures are not used; HOLD without a fresh one", unit="s", low=0.01, high=60.0)
+    max_joint_age_s: float = parameter(0.1, "HOLD without a joint state younger than this", unit="s", low=0.005, high=10.0)
+    max_future_s: float = parameter(0.1, "messages stamped further ahead of the clock are dropped", unit="s", low=0.0, high=10.0)
+    max_skew_s: float = parameter(0.2, "pictures and joint state further apart in time are not used together", unit="s", low=0.001, high=10.0)
+    max_rejected_chunks: int = parameter(3, "LATCH after so many rejected action chunks in a row", low=1, high=1000)
+    min_confidence: float = parameter(0.0, "least probability of a chunk's next action (bin and neighbours) with which it is followed; 0 follows all", low=0.0, high=0.999)
     command_interface: str = parameter("JointTrajectory", "type of the command topic", choices=COMMAND_INTERFACES, name="command.interface")
     command_points: int = parameter(3, "points of a JointTrajectory, one control period apart; the last is at rest", low=1, high=100, name="command.points")
     require_subscriber: bool = parameter(False, "refuse activation while nobody subscribes to the command; otherwise warn", name="command.require_subscriber")
@@ -103,7 +107,7 @@ class ParameterSpec:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
-    read_only: bool
+    change: str
 
     @property
     def full_description(self) -> str:
@@ -140,16 +144,22 @@ def to_ros(parameters: Any) -> dict[str, Any]:
     return {spec.name: list(v) if isinstance(v := values[spec.field_name], tuple) else v for spec in parameter_specs(type(parameters))}
 
 
-def changed(parameters: Any, changes: Mapping[str, Any]) -> Any:
+def changed(parameters: Any, changes: Mapping[str, Any], *, configured: bool) -> Any:
     """Returns ``parameters`` with ``changes`` (by ROS name) applied together.
 
+    Args:
+        configured: the node holds what it made from the present values.
+
     Raises:
-        ConfigError: any change is bad or read-only; then none is applied.
+        ConfigError: any change is bad or not allowed now; then none is applied.
     """
     specs = {spec.name: spec for spec in parameter_specs(type(parameters))}
-    fixed = sorted(name for name in changes if name in specs and specs[name].read_only)
-    if fixed:
-        raise ConfigError(f"{', '.join(fixed)} cannot change at run time: set it before the node starts")
+    never = [n for n in changes if n in specs and specs[n].change == NEVER]
+    if never:
+        raise ConfigError(f"{', '.join(never)} cannot change while the node runs: set it before the start")
+    later = [n for n in changes if n in specs and specs[n].change == WHILE_UNCONFIGURED]
+    if later and configured:
+        raise ConfigError(f"{', '.join(later)} cannot change while the node is configured: clean it up first")
     return from_ros({**to_ros(parameters), **changes}, type(parameters))
 
 

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics of ``vla_policy``: what it subscribes and publishes, and when. The control thread publishes commands itself; the rest goes
+through a queue to the executor's thread, so that a slow reader of the plan cannot disturb the command."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray, Int32MultiArray, MultiArrayDimension, String
+
+from vla_ros.core.action import ActionSpec
+from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.control import ControlOutput
+from vla_ros.core.errors import InputError
+from vla_ros.core.safety import StatusCode
+from vla_ros.ros import qos
+from vla_ros.ros.command import CommandBuilder, make_command_builder
+from vla_ros.ros.control_runner import TickSinks
+from vla_ros.ros.diagnostics import DropCounter, Figures, diagnostics_message, status_message
+from vla_ros.ros.parameters import PolicyNodeParameters
+
+if TYPE_CHECKING:
+    from vla_ros.ros.session import Contract, PolicySession
+
+
+def action_message(spec: ActionSpec, rows: int | None = None, message_type: type = Float64MultiArray) -> Any:
+    """An empty array message whose layout names the dimensions: ``[D]``, or ``[rows, D]`` with ``rows``."""
+    dims = spec.num_dims
+    label = ",".join(f"{d.name}[{d.unit}]" for d in spec.dims)
+    message = message_type()
+    message.layout.dim = [] if rows is None else [MultiArrayDimension(label="step", size=rows, stride=rows * dims)]
+    message.layout.dim.append(MultiArrayDimension(label=label, size=dims, stride=dims))
+    return message
+
+
+def decode_string(raw: bytes) -> str:
+    """Reads a serialized std_msgs/String strictly. rclpy replaces what is no UTF-8 and cuts at a NUL, both in silence.
+
+    Raises:
+        InputError: instruction_not_utf8 or instruction_damaged.
+    """
+    if len(raw) < 8:  # encapsulation header and length, OMG DDSI-RTPS 10.2 and DDS-XTypes 7.4.1
+        raise InputError(f"instruction has {len(raw)} bytes: expected a serialized std_msgs/String", code="instruction_damaged")
+    length = int.from_bytes(raw[4:8], "little" if raw[1] & 1 else "big")
+    if not 0 < length <= len(raw) - 8:
+        raise InputError(f"instruction claims {length} bytes of {len(raw) - 8}", code="instruction_damaged")
+    try:
+        return raw[8 : 8 + length - 1].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"instruction is not UTF-8 at byte {error.start}: send readable text", code="instruction_not_utf8") from error
+
+
+class PolicyInterface:
+    """The node's topics. ``open`` makes those that depend on the bundle, ``close`` destroys them."""
+
+    def __init__(self, node: Node) -> None:
+        """Makes what exists in every state: status and diagnostics."""
+        self._node = node
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers on ROS time stall with a simulation
+        self.drops = DropCounter()
+        self.sinks = TickSinks(command=self._publish_command, chunk=self._queue_chunk, edge=self._queue_edge, drop=lambda code, text: self.drop("control", code, text))
+        self._events: deque[Callable[[], None]] = deque(maxlen=256)
+        self._wake = node.create_guard_condition(self._publish_events)
+        self._status_publisher = node.create_publisher(DiagnosticStatus, "~/status", qos.STATUS)
+        self._diagnostics_publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENTS)
+        self._entities: list[tuple[Callable[[Any], bool], Any]] = []
+        self._joint_subscription: Any = None
+        self._command: Any = None
+        self._action: Any = None
+        self._builder: CommandBuilder | None = None
+        self._robot_name = ""
+        self._extra: tuple[StatusCode, ...] = ()
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """Calls ``callback`` in the executor's thread, by the steady clock; returns the timer."""
+        return self._node.create_timer(period_s, lambda: self._run(callback), clock=self._steady)
+
+    def open(
+        self,
+        contract: Contract,
+        parameters: PolicyNodeParameters,
+        *,
+        on_joints: Callable[[JointState], None],
+        on_instruction: Callable[[str], None],
+        on_bad_instruction: Callable[[], None],
+        on_e_stop: Callable[[bool], None],
+    ) -> None:
+        """Makes the topics of one bundle and robot.
+
+        Raises:
+            ConfigError: the command interface is not available.
+        """
+        spec = contract.bundle.manifest.action
+        self._robot_name = contract.robot.name
+        self._builder = make_command_builder(parameters.command_interface, contract.robot, parameters.period_ns * 1e-9, parameters.command_points)
+        self._command = self._publisher(self._builder.message_type, "command", qos.COMMAND)
+        self._action = self._publisher(Float64MultiArray, "~/action", qos.COMMAND)
+        self._tokens = self._publisher(Int32MultiArray, "~/action_tokens", qos.EVENTS)
+        self._plan = self._publisher(String, "~/plan", qos.EVENTS)
+        self._action_message = action_message(spec)
+        self._tokens_message = action_message(spec, spec.horizon, Int32MultiArray)
+        self._joint_subscription = self._subscription(JointState, "joint_states", on_joints, qos.SENSOR)
+        self._subscription(String, "instruction", self._instruction_reader(on_instruction, on_bad_instruction), qos.COMMAND, raw=True)
+        self._subscription(Bool, "e_stop", lambda message: on_e_stop(message.data), qos.COMMAND)
+
+    def close(self) -> None:
+        """Destroys what ``open`` made. Safe to call twice."""
+        entities, self._entities = self._entities, []
+        self._command = self._action = self._builder = self._joint_subscription = None
+        for destroy, entity in entities:
+            destroy(entity)
+
+    def camera_topics(self, contract: Contract, parameters: PolicyNodeParameters) -> dict[str, str]:
+        """Fully resolved and remapped topic of each camera, in the manifest's order."""
+        cameras = contract.bundle.manifest.cameras
+        names = parameters.camera_topics or [f"{c.name}/image_raw" for c in cameras]
+        suffix = "/compressed" if parameters.image_transport == "compressed" and not parameters.camera_topics else ""
+        return {c.name: self._node.resolve_topic_name(name) + suffix for c, name in zip(cameras, names)}
+
+    def take_joints(self) -> Iterator[JointState]:
+        """Joint states that are waiting; for a callback that keeps the executor from delivering them."""
+        subscription = self._joint_subscription
+        while subscription is not None:
+            with subscription.handle:
+                taken = subscription.handle.take_message(JointState, False)
+            if taken is None:
+                return
+            yield taken[0]
+
+    def _instruction_reader(self, on_instruction: Callable[[str], None], on_bad_instruction: Callable[[], None]) -> Callable[[bytes], None]:
+        def read(raw: bytes) -> None:
+            try:
+                text = decode_string(raw)
+            except InputError as error:
+                self.drop("instruction", error.code, str(error))
+                on_bad_instruction()
+                return
+            self.accepted("instruction")
+            on_instruction(text)
+
+        return read
+
+    # ---- drops ----
+
+    def drop(self, source: str, code: str, sentence: str) -> None:
+        """Counts a dropped message and logs it once an edge. Any thread."""
+        if self.drops.dropped(source, code):
+            self._queue(lambda: self._node.get_logger().warning(f"{source} dropped ({code}): {sentence}"))
+
+    def accepted(self, source: str) -> None:
+        """Notes a good message after dropped ones."""
+        if self.drops.accepted(source):
+            self._node.get_logger().info(f"{source} is good again")
+
+    # ---- control thread ----
+
+    def _publish_command(self, output: ControlOutput) -> None:
+        builder, command, action = self._builder, self._command, self._action
+        if builder is None or command is None:
+            return
+        command.publish(builder.build(output.positions_J, output.velocities_J, output.stamp_ns))
+        if output.action_D is not None:
+            self._action_message.data = array("d", output.action_D.tobytes())
+            action.publish(self._action_message)
+
+    def _queue_chunk(self, chunk: ActionChunk) -> None:
+        self._queue(lambda: self._publish_chunk(chunk))
+
+    def _queue_edge(self, output: ControlOutput) -> None:
+        self._queue(lambda: self._publish_status(output))
+
+    def _queue(self, event: Callable[[], None]) -> None:
+        self._events.append(event)
+        self._wake.trigger()
+
+    # ---- executor's thread ----
+
+    def _publish_events(self) -> None:
+        while self._events:
+            self._run(self._events.popleft())
+
+    def _publish_chunk(self, chunk: ActionChunk) -> None:
+        if self._builder is None:
+            return
+        self._tokens_message.data = array("i", chunk.tokens_HD.astype("int32").tobytes())
+        self._tokens.publish(self._tokens_message)
+        if chunk.plan:
+            self._plan.publish(String(data=chunk.plan))
+
+    def _publish_status(self, output: ControlOutput | None) -> DiagnosticStatus:
+        message = status_message(self._node.get_name(), output, self._extra, self._robot_name)
+        self._status_publisher.publish(message)
+        return message
+
+    def report(self, session: PolicySession | None, extra: Iterable[StatusCode]) -> None:
+        """Publishes status and diagnostics: once a second."""
+        self._extra = (*extra, *self._graph_problems(session))
+        status = self._publish_status(None if session is None else session.runner.output)
+        figures = Figures(
+            loop=None if session is None else session.thread.statistics(),
+            drops=dict(self.drops.counts),
+            counts={} if session is None else session.runner.counts,
+            worker={} if session is None else session.figures(),
+            bundle={} if session is None else {"bundle": session.contract.bundle.manifest.name, "bundle_sha256": session.contract.bundle.sha256},
+        )
+        self._diagnostics_publisher.publish(diagnostics_message(self._node.get_name(), status, figures, self._node.get_clock().now().nanoseconds))
+
+    def command_subscribers(self) -> int:
+        """How many subscribe to the command now."""
+        return 0 if self._command is None else self._command.get_subscription_count()
+
+    def _graph_problems(self, session: PolicySession | None) -> list[StatusCode]:
+        if session is None or self._command is None:
+            return []
+        problems = []
+        if self._node.count_publishers("command") > 1:
+            problems.append(StatusCode.SECOND_COMMANDER)
+        if self._node.count_publishers("joint_states") > 1:
+            problems.append(StatusCode.SECOND_JOINT_SOURCE)
+        if self.command_subscribers() == 0 and session.runner.output is not None and session.runner.output.is_commanded:
+            problems.append(StatusCode.NO_SUBSCRIBER)
+        return problems
+
+    def _publisher(self, message_type: type, topic: str, profile: Any) -> Any:
+        publisher = self._node.create_publisher(message_type, topic, profile)
+        self._entities.append((self._node.destroy_publisher, publisher))
+        return publisher
+
+    def _subscription(self, message_type: type, topic: str, callback: Callable[[Any], None], profile: Any, raw: bool = False) -> Any:
+        subscription = self._node.create_subscription(message_type, topic, lambda message: self._run(callback, message), profile, raw=raw)
+        self._entities.append((self._node.destroy_subscription, subscription))
+        return subscription
+
+    def _run(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Calls ``callback``; what it raises is counted and logged, and the executor spins on."""
+        try:
+            callback(*arguments)
+        except Exception as error:  # anything: one bad message must not end the node
+            name = getattr(callback, "__name__", "callback").strip("_<>")
+            self.drops.counts[f"callback.{name}"] += 1
+            self._node.get_logger().error(f"{name} failed: {type(error).__name__}: {error}", throttle_duration_sec=1.0)

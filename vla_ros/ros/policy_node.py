@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node ``vla_policy``: configure loads, verifies and warms up; activate may move; deactivate holds; cleanup frees.
+
+This process holds the control thread, joint states, e-stop, instruction and the command; cameras and inference live in the worker process.
+rclpy logs nothing when a lifecycle callback raises: every transition is guarded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import threading
+import time
+import traceback
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from vla_ros.core.errors import InputError, VlaError
+from vla_ros.core.safety import StatusCode
+from vla_ros.ros.joint_states import JointStateReader
+from vla_ros.ros.parameter_server import ParameterServer
+from vla_ros.ros.parameters import PolicyNodeParameters
+from vla_ros.ros.policy_interface import PolicyInterface
+from vla_ros.ros.session import Contract, PolicySession, worker_config
+from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
+
+_FIRST_JOINTS_S = 2.0  # how long activation waits for a first joint state
+_STOP_S = 3.0  # how long deactivation waits for the robot to come to rest
+
+_SUCCESS, _FAILURE, _ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
+
+
+def _guarded(transition: Callable[..., None]) -> Callable[..., TransitionCallbackReturn]:
+    """A refusal with a reason is FAILURE (the state stays); anything unexpected is ERROR (the node is cleaned up)."""
+
+    @functools.wraps(transition)
+    def wrapper(self: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
+        name = transition.__name__.removeprefix("on_")
+        try:
+            transition(self, state)
+        except VlaError as error:
+            self.get_logger().error(f"cannot {name}: {error}")
+            return _FAILURE
+        except Exception as error:  # the transition must end in a state, whatever happened
+            self.get_logger().debug(traceback.format_exc())
+            self.get_logger().error(f"cannot {name}: {type(error).__name__}: {error} (traceback at log level debug)")
+            return _ERROR
+        return _SUCCESS
+
+    return wrapper
+
+
+class PolicyNode(LifecycleNode):
+    """Follows typed instructions. One executor thread; the control thread is its own."""
+
+    def __init__(self, overrides: list[Any] | None = None, stop_requested: threading.Event | None = None, **kwargs: Any) -> None:
+        """Declares parameters and what exists in every state.
+
+        Raises:
+            ConfigError: a parameter is wrong.
+        """
+        self._session: PolicySession | None = None
+        super().__init__("vla_policy", parameter_overrides=overrides or [], **kwargs)
+        self._server = ParameterServer(self, PolicyNodeParameters, lambda: self._session is not None)
+        self._stop_requested = stop_requested or threading.Event()
+        self._reader: JointStateReader | None = None
+        self._interface = PolicyInterface(self)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self.create_service(Trigger, "~/resume", self._on_resume)
+        self._interface.every(0.1, self._watch_worker)
+        self._interface.every(1.0, self._report)
+
+    @property
+    def parameters(self) -> PolicyNodeParameters:
+        """The current parameters."""
+        return self._server.current
+
+    @property
+    def label(self) -> str:
+        """Lifecycle state: unconfigured, inactive, active or finalized."""
+        return self._state_machine.current_state[1]
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """Calls ``callback`` in the executor's thread by the steady clock; returns the timer."""
+        return self._interface.every(period_s, callback)
+
+    @property
+    def session(self) -> PolicySession | None:
+        """The running parts, None while unconfigured."""
+        return self._session
+
+    # ---- transitions ----
+
+    @_guarded
+    def on_configure(self, state: LifecycleState) -> None:
+        parameters = self.parameters
+        contract = Contract.load(parameters)
+        self._session = PolicySession(contract, parameters, self._now_ns, self._interface.sinks, self.get_logger().warning)
+        try:
+            self._configure(contract, parameters, self._session)
+        except BaseException:
+            self._free()
+            raise
+
+    def _configure(self, contract: Contract, parameters: PolicyNodeParameters, session: PolicySession) -> None:
+        self._reader = JointStateReader(contract.robot.joint_names)
+        self._interface.open(
+            contract,
+            parameters,
+            on_joints=self._on_joints,
+            on_instruction=session.runner.put_instruction,
+            on_bad_instruction=lambda: session.runner.post(lambda loop, _: loop.refuse_instruction(loop.generation, StatusCode.INSTRUCTION_INVALID)),
+            on_e_stop=session.runner.put_e_stop,
+        )
+        node = {
+            "node_name": f"{self.get_name()}_worker",
+            "namespace": self.get_namespace(),
+            "use_sim_time": bool(self.get_parameter("use_sim_time").value),
+            "log_level": self.get_logger().get_effective_level().name.lower(),
+        }
+        topics = self._interface.camera_topics(contract, parameters)
+        session.start_worker(worker_config(contract, parameters, session.link.name, topics, node), self._stop_requested)
+        session.start_control()
+        bundle = contract.bundle
+        self.get_logger().info(
+            f"ready: bundle {bundle.manifest.name} ({bundle.sha256[:12]}) for {contract.robot.name}, provider {session.link.provider}, "
+            f"control at {parameters.control_rate_hz:g} Hz, command {parameters.command_interface}"
+        )
+
+    @_guarded
+    def on_activate(self, state: LifecycleState) -> None:
+        session = self._need_session()
+        if self._interface.command_subscribers() == 0:
+            if self.parameters.require_subscriber:
+                raise InputError("nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false", code="no_subscriber")
+            self.get_logger().warning("nobody subscribes to the command yet")
+        self._await_joints(session)
+        session.runner.call(lambda loop, joint_age_ns: loop.activate(joint_age_ns))
+        self.get_logger().info("active: the robot may move")
+
+    def _await_joints(self, session: PolicySession) -> None:
+        """Takes joint states while this callback keeps the executor from doing so."""
+        deadline = time.monotonic() + _FIRST_JOINTS_S
+        fresh_ns = round(self.parameters.max_joint_age_s * 0.5e9)
+        while session.runner.joint_age_ns > fresh_ns and time.monotonic() < deadline and not self._stop_requested.is_set():
+            for message in self._interface.take_joints():
+                self._on_joints(message)
+            time.sleep(0.005)
+
+    @_guarded
+    def on_deactivate(self, state: LifecycleState) -> None:
+        self._hold()
+
+    @_guarded
+    def on_cleanup(self, state: LifecycleState) -> None:
+        self._free()
+
+    @_guarded
+    def on_shutdown(self, state: LifecycleState) -> None:
+        self._hold()
+        self._free()
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees everything, so that the node can be configured again."""
+        try:
+            self._free()
+        except Exception as error:  # a second failure must not end the process
+            self.get_logger().error(f"cleaning up after an error failed: {type(error).__name__}: {error}")
+            return _FAILURE
+        return _SUCCESS
+
+    def close(self) -> None:
+        """HOLD, then frees everything: for the end of the process. Publishing must still be possible."""
+        try:
+            self._hold()
+        except VlaError as error:
+            self.get_logger().error(f"could not hold: {error}")
+        self._free()
+
+    def _hold(self) -> None:
+        """Decelerates to rest and stops commanding."""
+        session = self._session
+        if session is None or session.runner.output is None or not session.runner.output.is_commanded:
+            return
+        session.runner.call(lambda loop, _: loop.deactivate())
+        deadline = time.monotonic() + _STOP_S
+        while session.runner.output.is_commanded and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.get_logger().info("holding: nothing is commanded any more")
+
+    def _free(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._interface.close()
+        self._reader = None
+
+    def _need_session(self) -> PolicySession:
+        if self._session is None:
+            raise InputError("the node is not configured", code="not_configured")
+        return self._session
+
+    # ---- inputs ----
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _on_joints(self, message: JointState) -> None:
+        session, reader, p = self._session, self._reader, self.parameters
+        if session is None or reader is None:
+            return
+        received_ns = time.monotonic_ns()
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        try:
+            used_ns = checked_stamp(stamp_ns, self._now_ns(), max_age_ns=round(p.max_joint_age_s * 1e9), max_future_ns=round(p.max_future_s * 1e9))
+            sample = reader.read(message, used_ns)
+        except InputError as error:
+            self._interface.drop("joint_states", error.code, str(error))
+            return
+        if stamp_ns == 0:
+            self._interface.drops.counts["joint_states.stamp_zero"] += 1
+        self._interface.accepted("joint_states")
+        session.runner.put_joints(sample, received_ns)
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, lambda loop, _: loop.stop(), "stopped: call resume to go on")
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, lambda loop, joint_age_ns: loop.resume(joint_age_ns), "resumed")
+
+    def _answer(self, response: Trigger.Response, function: Callable[..., Any], sentence: str) -> Trigger.Response:
+        try:
+            self._need_session().runner.call(function)
+            response.success, response.message = True, sentence
+        except VlaError as error:
+            response.success, response.message = False, str(error)
+        return response
+
+    # ---- once in a while ----
+
+    def _watch_worker(self) -> None:
+        if self._session is not None:
+            sentence = self._session.watch_worker(self.parameters.worker_timeout_s)
+            if sentence is not None:
+                self.get_logger().error(sentence)
+
+    def _report(self) -> None:
+        extra = [StatusCode.INFERENCE_FAILED] if self._session is not None and self._session.gave_up else []
+        self._interface.report(self._session, extra)
