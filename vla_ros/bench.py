@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from vla_ros.core.paths import bundle_dir, robot_config_path
 from vla_ros.figures import percentiles
@@ -41,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         results += bench_inference(options, console)
     if options.what in ("control", "all"):
         results += bench_control(options, console)
-    report = {"results": results, "rounds": options.rounds, "threads": options.threads, "provider": options.provider, "machine": machine_facts()}
+    settings = {"rounds": options.rounds, "threads": options.threads, "provider": options.provider}
     show(results, Console(highlight=False))
     if options.json:
-        write_json(options.json, report)
+        write_json(options.json, {"results": results, **settings, "machine": machine_facts()})
     return 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="vla bench", description="Measure speed beside baselines, in interleaved rounds.")
-    parser.add_argument("what", nargs="?", choices=("inference", "control", "all"), default="all", help="what to measure (default: %(default)s)")
+    parser.add_argument("what", nargs="?", choices=("inference", "control", "all"), default="all", help="default: %(default)s")
     parser.add_argument("--model", default="tabletop", help="policy bundle (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=200, help="rounds, each calls every variant once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one inference on the CPU (default: %(default)s)")
@@ -275,7 +276,7 @@ def show(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Prints one table for each metric."""
     for metric in dict.fromkeys(entry["metric"] for entry in results):
         entries = [entry for entry in results if entry["metric"] == metric]
-        table = Table(title=f"{metric} [{entries[0]['unit']}]", title_justify="left", box=SIMPLE_HEAD)
+        table = Table(title=Text(f"{metric} [{entries[0]['unit']}]"), title_justify="left", box=SIMPLE_HEAD)
         for column in ("variant", "p50", "p99", "p99.9", "max", "n", "ratio"):
             table.add_column(column, justify="left" if column == "variant" else "right", overflow="fold")
         for entry in entries:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -208,7 +209,7 @@ class Demo:
             "seconds": round(self._ended_s - self._given_s, 2),
             "control_rate_hz": _rate_hz(seen.command_stamps_ns),
             "missed_periods": None if missed is None else int(missed - (self._missed_before or 0)),
-            "inference_ms": inference_ms(observer),
+            "inference_ms": round(median(seen.inference_ms), 1) if seen.inference_ms else None,
             "video": film,
             "scene_seed": self._scene.seed,
             "plan": seen.plan,
@@ -252,13 +253,13 @@ class Demo:
         table = Table.grid(padding=(0, 2))
         acting = self._phase not in (START,) and self._given_s > 0
         end_s = self._ended_s or time.monotonic()
-        rate, latency = _rate_hz(seen.command_stamps_ns[-250:]), inference_ms(self._observer)
+        rate, latency = _rate_hz(seen.command_stamps_ns[-250:]), seen.inference_ms[-1:]
         rows = {
             "told": self._options.instruction if acting else "-",
             "plan": seen.plan or "-",
             "state": seen.sentence if acting else self._phase,
             "control": f"{rate:.1f} Hz" if acting and rate else "-",
-            "inference": f"{latency:.0f} ms" if latency else "-",
+            "inference": f"{latency[0]:.0f} ms" if latency else "-",
             "time": f"{end_s - self._given_s:.1f} s" if acting else "-",
         }
         for key, value in rows.items():
@@ -270,11 +271,6 @@ class Demo:
         if not self._console.is_terminal and self._given_s:
             line = f"{time.monotonic() - self._given_s:5.1f} s  {seen.sentence}  plan: {seen.plan or '-'}  success: {seen.success}"
             self._console.print(Text(line), soft_wrap=True)
-
-
-def inference_ms(observer: Observer) -> float | None:
-    """The median inference latency that the policy node reports."""
-    return observer.diagnostic("inference", "inference_p50_ms")
 
 
 def _rate_hz(stamps_ns: Sequence[int]) -> float | None:

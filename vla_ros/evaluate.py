@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.ros:
         from vla_ros.ros.evaluation import play_over_ros
 
-        results = collect_results(play_over_ros(specs, folder, limit_s=options.limit_s), len(specs), console)
+        results = collect_results(play_over_ros(specs, folder, limit_s=options.limit_s, provider=options.provider), len(specs), console)
     else:
         results = collect_results(play_in_processes(specs, options, str(folder)), len(specs), console)
     report = summarize(results, bundle=bundle, options=options)
