@@ -63,7 +63,7 @@ class _JointTrajectoryBuilder:
         self._message.points = [JointTrajectoryPoint(time_from_start=Duration()) for _ in range(points)]
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointTrajectory:
-        _set_stamp(self._message.header.stamp, stamp_ns)
+        # The stamp stays zero, "begin now", as MoveIt Servo sends it: with a real stamp a late message is refused as already over.
         window = stopping_window(position_J, velocity_J, self._period_s, self._max_acceleration_J, self._stop_points)
         for point, time_ns, positions, velocities in zip(self._message.points, window.times_ns.tolist(), window.positions_NJ, window.velocities_NJ):
             # An array of doubles is taken as it is; a list would be checked item by item.
