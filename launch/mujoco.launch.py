@@ -7,19 +7,24 @@ and those of the simulator below.
 
 from pathlib import Path
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from launch import LaunchDescription
+
 HERE = Path(__file__).resolve().parent
 
 ARGUMENTS = [
     DeclareLaunchArgument("seed", default_value="0", description="scene of the simulator, 0 to 2147483647"),
-    DeclareLaunchArgument("task", default_value="", description="instruction whose success the simulator judges; empty judges the one drawn with the scene"),
-    DeclareLaunchArgument("realtime_factor", default_value="1.0", description="simulated seconds a second, 0.01 to 100; other than 1 needs use_sim_time"),
+    DeclareLaunchArgument(
+        "task", default_value="", description="instruction whose success the simulator judges; empty judges the one drawn with the scene"
+    ),
+    DeclareLaunchArgument(
+        "realtime_factor", default_value="1.0", description="simulated seconds a second, 0.01 to 100; other than 1 needs use_sim_time"
+    ),
 ]
 
 

@@ -6,25 +6,41 @@
 
 from pathlib import Path
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
 
 SHARE = Path(__file__).resolve().parents[1]  # share/vla_ros when installed, the clone's root otherwise
 PROFILE = str(SHARE / "config" / "fastdds_profile.xml")
 PARAMS = str(SHARE / "config" / "vla_policy.yaml")
 
 ARGUMENTS = [
-    DeclareLaunchArgument("model", default_value="tabletop", description="policy bundle: a folder with manifest.yaml, or a name below share/vla_ros/models"),
-    DeclareLaunchArgument("params_file", default_value=PARAMS, description="YAML file of node parameters; the arguments here take precedence over it"),
+    DeclareLaunchArgument(
+        "model", default_value="tabletop", description="policy bundle: a folder with manifest.yaml, or a name below share/vla_ros/models"
+    ),
+    DeclareLaunchArgument(
+        "params_file", default_value=PARAMS, description="YAML file of node parameters; the arguments here take precedence over it"
+    ),
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node; its topics are relative"),
     DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"),
-    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"], description="configure and activate at once; false waits for lifecycle requests"),
-    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"], description="least severity that is logged"),
-    DeclareLaunchArgument("control_rate_hz", default_value="50.0", description="rate of the control loop and of the command, Hz, 1 to 1000"),
-    DeclareLaunchArgument("execution_provider", default_value="cpu", choices=["cpu", "cuda", "tensorrt", "openvino"], description="where the policy runs"),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=["true", "false"],
+        description="configure and activate at once; false waits for lifecycle requests",
+    ),
+    DeclareLaunchArgument(
+        "log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"], description="least severity that is logged"
+    ),
+    DeclareLaunchArgument(
+        "control_rate_hz", default_value="50.0", description="rate of the control loop and of the command, Hz, 1 to 1000"
+    ),
+    DeclareLaunchArgument(
+        "execution_provider", default_value="cpu", choices=["cpu", "cuda", "tensorrt", "openvino"], description="where the policy runs"
+    ),
 ]
 
 
@@ -32,8 +48,12 @@ def fast_dds_profile() -> list:
     """Room for camera images in Fast DDS's shared memory, unless the user has a profile of their own."""
     # Fast DDS 2 (Jazzy) and 3 (Kilted and newer) read different variables.
     return [
-        SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)),
-        SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", EnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", default_value=PROFILE)),
+        SetEnvironmentVariable(
+            "FASTRTPS_DEFAULT_PROFILES_FILE", EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
+        ),
+        SetEnvironmentVariable(
+            "FASTDDS_DEFAULT_PROFILES_FILE", EnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
+        ),
     ]
 
 

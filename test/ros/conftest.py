@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import hashlib
 import os
-from pathlib import Path
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,9 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
         "description": "Answers one constant motion; for tests.",
         "robot": tabletop.ROBOT,
         "cameras": [c.to_dict() for c in tabletop.CAMERAS],
-        "proprio": [{"name": n, "unit": units.get(n, "rad"), "source": "tool" if n.startswith("tool") else "joint"} for n in tabletop.PROPRIO_NAMES],
+        "proprio": [
+            {"name": n, "unit": units.get(n, "rad"), "source": "tool" if n.startswith("tool") else "joint"} for n in tabletop.PROPRIO_NAMES
+        ],
         "action": spec.to_dict(),
         "vocabulary": {
             "size": _FIRST_ACTION_TOKEN + _BINS,
@@ -48,10 +50,21 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
             "pad_token": 0,
             "tokenizer": "tokenizer.json",
         },
-        "plan": {"slots": [{"name": "phase", "words": ["wait", "move"]}, {"name": "x", "low": 0.0, "high": 1.0, "unit": "m", "frame": "base_link"}]},
+        "plan": {
+            "slots": [
+                {"name": "phase", "words": ["wait", "move"]},
+                {"name": "x", "low": 0.0, "high": 1.0, "unit": "m", "frame": "base_link"},
+            ]
+        },
         "prompt_template": tabletop.PROMPT_TEMPLATE,
         "decoding": "parallel",
-        "context": {"length": 64, "image_tokens": 2, "text_tokens": tabletop.TEXT_TOKENS, "state_tokens": 1, "action_tokens": spec.num_tokens},
+        "context": {
+            "length": 64,
+            "image_tokens": 2,
+            "text_tokens": tabletop.TEXT_TOKENS,
+            "state_tokens": 1,
+            "action_tokens": spec.num_tokens,
+        },
         "files": {"policy": "policy.onnx"},
         "sha256": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in ("policy.onnx", "tokenizer.json")},
         "opset": 17,
@@ -86,7 +99,7 @@ def _write_graph(path: Path, action_D: tuple[float, ...], slow_loops: int) -> No
         helper.make_tensor_value_info("plan_tokens", TensorProto.INT64, [1, 2]),
     ]
     nodes, sums = [], []
-    for i, graph_input in enumerate(inputs):  # every input must reach an output, multiplied by zero
+    for graph_input in inputs:  # every input must reach an output, multiplied by zero
         name = graph_input.name
         nodes.append(helper.make_node("Cast", [name], [f"f_{name}"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("ReduceSum", [f"f_{name}"], [f"s_{name}"], keepdims=0))

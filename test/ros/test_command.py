@@ -74,7 +74,9 @@ def test_a_twist_is_the_derivative_of_the_tools_pose(robot):
     (p0, r0), (p1, r1) = kinematics.fk(position), kinematics.fk(position + dt * velocity)
     np.testing.assert_allclose([message.twist.linear.x, message.twist.linear.y, message.twist.linear.z], (p1 - p0) / dt, atol=1e-4)
     turn = (r1 - r0) / dt @ r0.T
-    np.testing.assert_allclose([message.twist.angular.x, message.twist.angular.y, message.twist.angular.z], [turn[2, 1], turn[0, 2], turn[1, 0]], atol=1e-3)
+    np.testing.assert_allclose(
+        [message.twist.angular.x, message.twist.angular.y, message.twist.angular.z], [turn[2, 1], turn[0, 2], turn[1, 0]], atol=1e-3
+    )
     assert message.header.frame_id == "base_link" and message.header.stamp.sec == 5
 
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import struct
-from types import SimpleNamespace
 import zlib
+from types import SimpleNamespace
 
 import cv2
-from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vla_ros.core.errors import InputError
 from vla_ros.ros.compressed_images import compressed_to_rgb
@@ -24,7 +25,14 @@ def raw(encoding, image, *, padding=0, big=False, **overrides):
     rows = image.astype(image.dtype.newbyteorder(">" if big else "<"), copy=False).reshape(image.shape[0], -1)
     body = rows.view(np.uint8).reshape(image.shape[0], -1)
     body = np.pad(body, ((0, 0), (0, padding)), constant_values=0xAB)
-    fields = {"height": image.shape[0], "width": image.shape[1], "encoding": encoding, "is_bigendian": int(big), "step": body.shape[1], "data": body.tobytes()}
+    fields = {
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "encoding": encoding,
+        "is_bigendian": int(big),
+        "step": body.shape[1],
+        "data": body.tobytes(),
+    }
     return SimpleNamespace(**{**fields, **overrides})
 
 
@@ -32,7 +40,12 @@ def layouts(dtype):
     """(name without depth, array to send) for each channel order; the picture is always _RGB scaled to ``dtype``."""
     rgb = _RGB if dtype == np.uint8 else _RGB.astype(np.uint16) * 257
     alpha = np.full((*rgb.shape[:2], 1), 7, dtype)
-    return {"rgb": rgb, "bgr": rgb[..., ::-1].copy(), "rgba": np.concatenate([rgb, alpha], 2), "bgra": np.concatenate([rgb[..., ::-1], alpha], 2)}
+    return {
+        "rgb": rgb,
+        "bgr": rgb[..., ::-1].copy(),
+        "rgba": np.concatenate([rgb, alpha], 2),
+        "bgra": np.concatenate([rgb[..., ::-1], alpha], 2),
+    }
 
 
 @pytest.mark.parametrize("padding", [0, 1, 6])

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from hypothesis import given, strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vla_ros.core.errors import InputError
 from vla_ros.ros.joint_states import JointStateReader
@@ -84,4 +85,6 @@ def test_a_dropped_message_leaves_the_last_good_one_for_differentiating():
     reader.read(message(velocity=()), 1_000_000_000)
     with pytest.raises(InputError):
         reader.read(message(position=(np.nan, 0, 0), velocity=()), 1_100_000_000)
-    np.testing.assert_allclose(reader.read(message(position=(0.3, 0.2, 0.3), velocity=()), 1_200_000_000).velocities_J, [1.0, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(
+        reader.read(message(position=(0.3, 0.2, 0.3), velocity=()), 1_200_000_000).velocities_J, [1.0, 0.0, 0.0], atol=1e-9
+    )

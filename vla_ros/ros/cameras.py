@@ -57,7 +57,7 @@ class RosCameras:
         # The callback is never called: no executor spins this node.
         self._cameras = [
             _Camera(spec=spec, subscription=node.create_subscription(self._message_type, topic.topic, lambda _: None, qos.SENSOR))
-            for spec, topic in zip(cameras, config.cameras)
+            for spec, topic in zip(cameras, config.cameras, strict=True)
         ]
 
     def now_ns(self) -> int:
@@ -111,11 +111,15 @@ class RosCameras:
         black = now_ns - camera.lit_ns > self._config.frozen_timeout_ns
         was_frozen = camera.frame is not None and camera.frame.is_frozen
         if (still or black) and not was_frozen:
-            self._node.get_logger().warning(f"camera '{camera.spec.name}' sends {'black pictures' if black else 'the same picture although the robot moves'}")
+            self._node.get_logger().warning(
+                f"camera '{camera.spec.name}' sends {'black pictures' if black else 'the same picture although the robot moves'}"
+            )
         return still or black
 
     def _check_frame_id(self, camera: _Camera, frame_id: str) -> None:
         if frame_id != camera.frame_id:
             if camera.frame_id is not None or not frame_id:
-                self._node.get_logger().warning(f"camera '{camera.spec.name}' has the frame_id {frame_id[:80]!r} (before: {camera.frame_id!r}): check its driver")
+                self._node.get_logger().warning(
+                    f"camera '{camera.spec.name}' has the frame_id {frame_id[:80]!r} (before: {camera.frame_id!r}): check its driver"
+                )
             camera.frame_id = frame_id

@@ -10,9 +10,9 @@ from __future__ import annotations
 from array import array
 from typing import Any, Protocol
 
+import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import TwistStamped
-import numpy as np
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -30,7 +30,7 @@ class CommandBuilder(Protocol):
     message_type: type
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Any:
-        """Returns the message; it is valid until the next call. Position in rad or m at the end of the period that begins at ``stamp_ns``."""
+        """Returns the message, valid until the next call. Position (rad or m) is that at the end of the period that begins at ``stamp_ns``."""
 
 
 def make_command_builder(interface: str, robot: RobotDescription, period_s: float, points: int = 3) -> CommandBuilder:
@@ -65,7 +65,8 @@ class _JointTrajectoryBuilder:
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointTrajectory:
         # The stamp stays zero, "begin now", as MoveIt Servo sends it: with a real stamp a late message is refused as already over.
         window = stopping_window(position_J, velocity_J, self._period_s, self._max_acceleration_J, self._stop_points)
-        for point, time_ns, positions, velocities in zip(self._message.points, window.times_ns.tolist(), window.positions_NJ, window.velocities_NJ):
+        rows = zip(window.times_ns.tolist(), window.positions_NJ, window.velocities_NJ, strict=True)
+        for point, (time_ns, positions, velocities) in zip(self._message.points, rows, strict=True):
             # An array of doubles is taken as it is; a list would be checked item by item.
             point.positions, point.velocities = array("d", positions.tobytes()), array("d", velocities.tobytes())
             point.time_from_start.sec, point.time_from_start.nanosec = divmod(time_ns, _NS)
@@ -79,7 +80,9 @@ class _PositionsBuilder:
 
     def __init__(self, robot: RobotDescription) -> None:
         self._message = Float64MultiArray()
-        self._message.layout.dim = [MultiArrayDimension(label=",".join(robot.joint_names), size=len(robot.joint_names), stride=len(robot.joint_names))]
+        self._message.layout.dim = [
+            MultiArrayDimension(label=",".join(robot.joint_names), size=len(robot.joint_names), stride=len(robot.joint_names))
+        ]
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Float64MultiArray:
         self._message.data = array("d", position_J.tobytes())
@@ -113,7 +116,9 @@ def _make_joint_jog(robot: RobotDescription, period_s: float) -> CommandBuilder:
     try:
         from control_msgs.msg import JointJog
     except ImportError as error:
-        raise ConfigError("command.interface JointJog needs the package control_msgs: install it (ros-$ROS_DISTRO-control-msgs) or choose another") from error
+        raise ConfigError(
+            "command.interface JointJog needs the package control_msgs: install it (ros-$ROS_DISTRO-control-msgs) or choose another"
+        ) from error
 
     class JointJogBuilder:
         message_type = JointJog
@@ -132,4 +137,3 @@ def _make_joint_jog(robot: RobotDescription, period_s: float) -> CommandBuilder:
 
 def _set_stamp(stamp: Any, stamp_ns: int) -> None:
     stamp.sec, stamp.nanosec = divmod(stamp_ns, _NS)
-

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """sensor_msgs/CompressedImage to an rgb picture. Must not import rclpy.
 
-The bytes are distrusted: their kind is read from the first bytes and not from ``format``, their dimensions from the header before anything is
-decoded (a few kilobytes can claim gigapixels), and a file that was cut short or changed on the way is refused, where decoders would return
-grey rows.
+The bytes are distrusted: their kind is read from the first bytes and not from ``format``, their dimensions from the header before
+anything is decoded (a few kilobytes can claim gigapixels), and a file that was cut short or changed on the way is refused, where decoders
+would return grey rows.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any
 import zlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,12 +41,19 @@ def compressed_to_rgb(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.nd
     """
     data = bytes(message.data)
     if "compressedDepth" in message.format:
-        raise InputError(f"compressed image of format {message.format[:40]!r} holds depth: known are jpeg and png colour or grey images", code="image_encoding")
+        raise InputError(
+            f"compressed image of format {message.format[:40]!r} holds depth: known are jpeg and png colour or grey images",
+            code="image_encoding",
+        )
     if data.startswith(_JPEG_MAGIC):
         return _decode(data, "JPEG", _jpeg_size(data), max_pixels)
     if data.startswith(_PNG_MAGIC):
         return _decode(data, "PNG", _png_size(data), max_pixels)
-    raise InputError(f"compressed image of format {message.format[:40]!r} begins with {data[:8].hex() or 'nothing'}: known are JPEG (ffd8ff) and PNG (89504e47)", code="image_encoding")
+    raise InputError(
+        f"compressed image of format {message.format[:40]!r} begins with {data[:8].hex() or 'nothing'}: "
+        "known are JPEG (ffd8ff) and PNG (89504e47)",
+        code="image_encoding",
+    )
 
 
 def _decode(data: bytes, kind: str, size: tuple[int, int], max_pixels: int) -> np.ndarray:
@@ -54,7 +61,10 @@ def _decode(data: bytes, kind: str, size: tuple[int, int], max_pixels: int) -> n
     if width == 0 or height == 0:
         raise InputError(f"the {kind} is {width}x{height} pixels: both sides must be positive", code="image_empty")
     if width * height > max_pixels:
-        raise InputError(f"the {kind}'s header claims {width}x{height} pixels, more than the limit of {max_pixels}: it was not decoded", code="image_too_large")
+        raise InputError(
+            f"the {kind}'s header claims {width}x{height} pixels, more than the limit of {max_pixels}: it was not decoded",
+            code="image_too_large",
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -68,7 +78,9 @@ def _bgr_to_rgb(image: np.ndarray, kind: str) -> np.ndarray:
     channels = 1 if image.ndim == 2 else image.shape[2]
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     if image.dtype != np.uint8 or channels not in codes:
-        raise InputError(f"the {kind} has {channels} channels of {image.dtype}: known are 1, 3 and 4 of 8 or 16 bits", code="image_encoding")
+        raise InputError(
+            f"the {kind} has {channels} channels of {image.dtype}: known are 1, 3 and 4 of 8 or 16 bits", code="image_encoding"
+        )
     return cv2.cvtColor(image, codes[channels])
 
 

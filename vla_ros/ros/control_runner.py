@@ -7,12 +7,12 @@ Nothing here waits for them.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout  # another class than TimeoutError up to Python 3.10
 from dataclasses import dataclass
-import time
 from typing import Any, Protocol
 
 from vla_ros.core.chunk import ActionChunk

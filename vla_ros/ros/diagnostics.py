@@ -78,7 +78,9 @@ def status_message(node_name: str, output: ControlOutput | None, extra: Iterable
 
 def diagnostics_message(node_name: str, status: DiagnosticStatus, figures: Figures, stamp_ns: int) -> DiagnosticArray:
     """The status and one entry each for control thread, inference and drops."""
-    message = DiagnosticArray(status=[status, _loop_status(node_name, figures), _worker_status(node_name, figures), _drop_status(node_name, figures)])
+    message = DiagnosticArray(
+        status=[status, _loop_status(node_name, figures), _worker_status(node_name, figures), _drop_status(node_name, figures)]
+    )
     message.header.stamp = time_message(stamp_ns)
     return message
 
@@ -106,7 +108,9 @@ def _loop_status(node_name: str, figures: Figures) -> DiagnosticStatus:
 
 
 def _worker_status(node_name: str, figures: Figures) -> DiagnosticStatus:
-    entry = DiagnosticStatus(level=DiagnosticStatus.OK, name=f"{node_name}: inference", message=str(figures.worker.get("state", "not configured")))
+    entry = DiagnosticStatus(
+        level=DiagnosticStatus.OK, name=f"{node_name}: inference", message=str(figures.worker.get("state", "not configured"))
+    )
     entry.values = _values({**figures.bundle, **figures.worker})
     return entry
 
@@ -114,7 +118,9 @@ def _worker_status(node_name: str, figures: Figures) -> DiagnosticStatus:
 def _drop_status(node_name: str, figures: Figures) -> DiagnosticStatus:
     total = sum(figures.drops.values())
     entry = DiagnosticStatus(level=DiagnosticStatus.OK, name=f"{node_name}: messages", message=f"{total} dropped")
-    entry.values = _values({**{f"dropped.{k}": v for k, v in sorted(figures.drops.items())}, **{f"control.{k}": v for k, v in sorted(figures.counts.items())}})
+    entry.values = _values(
+        {**{f"dropped.{k}": v for k, v in sorted(figures.drops.items())}, **{f"control.{k}": v for k, v in sorted(figures.counts.items())}}
+    )
     return entry
 
 

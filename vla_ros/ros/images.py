@@ -86,9 +86,14 @@ def image_to_rgb(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray
         raise InputError(f"image encoding {message.encoding[:40]!r} is unknown: known are {', '.join(ENCODINGS)}", code="image_encoding")
     pixels = _pixels(message, encoding, max_pixels)
     if pixels.shape[1] % 2 and encoding.channels == 2:
-        raise InputError(f"{message.encoding} shares colour between two columns, the image has {pixels.shape[1]}: expected an even width", code="image_size")
+        raise InputError(
+            f"{message.encoding} shares colour between two columns, the image has {pixels.shape[1]}: expected an even width",
+            code="image_size",
+        )
     if message.encoding.startswith("bayer") and min(pixels.shape[:2]) < 2:
-        raise InputError(f"a {message.encoding} image needs at least 2x2 pixels, this one has {pixels.shape[1]}x{pixels.shape[0]}", code="image_size")
+        raise InputError(
+            f"a {message.encoding} image needs at least 2x2 pixels, this one has {pixels.shape[1]}x{pixels.shape[0]}", code="image_size"
+        )
     return to_8_bit(encoding.to_rgb(pixels))
 
 
@@ -98,13 +103,20 @@ def _pixels(message: Any, encoding: _Encoding, max_pixels: int) -> np.ndarray:
     if height == 0 or width == 0:
         raise InputError(f"the image is {width}x{height} pixels: both sides must be positive", code="image_empty")
     if height * width > max_pixels:
-        raise InputError(f"the image is {width}x{height} pixels, more than the limit of {max_pixels}: raise the limit or lower the camera's resolution", code="image_too_large")
+        raise InputError(
+            f"the image is {width}x{height} pixels, more than the limit of {max_pixels}: raise the limit or lower the camera's resolution",
+            code="image_too_large",
+        )
     itemsize = np.dtype(encoding.dtype).itemsize
     row_bytes = width * encoding.channels * itemsize
     if step < row_bytes:
-        raise InputError(f"a row of {width} {message.encoding} pixels takes {row_bytes} bytes, the image's step is {step}", code="image_step")
+        raise InputError(
+            f"a row of {width} {message.encoding} pixels takes {row_bytes} bytes, the image's step is {step}", code="image_step"
+        )
     if len(message.data) < step * height:
-        raise InputError(f"the image has {len(message.data)} bytes, its step {step} and height {height} need {step * height}", code="image_data")
+        raise InputError(
+            f"the image has {len(message.data)} bytes, its step {step} and height {height} need {step * height}", code="image_data"
+        )
     rows = np.frombuffer(message.data, np.uint8, count=step * height).reshape(height, step)[:, :row_bytes]
     if itemsize == 1:
         return rows.reshape(height, width, encoding.channels)

@@ -70,21 +70,29 @@ class JointStateReader:
     def _lookup(self, names: tuple[str, ...]) -> np.ndarray:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise InputError(f"joint state names {', '.join(twice)} more than once: every joint needs one publisher and one entry", code="joint_twice")
+            raise InputError(
+                f"joint state names {', '.join(twice)} more than once: every joint needs one publisher and one entry", code="joint_twice"
+            )
         missing = [n for n in self._joint_names if n not in names]
         if missing:
-            raise InputError(f"joint state lacks {', '.join(missing)}: it has {', '.join(names)[:200] or 'no joints'}", code="joint_missing")
+            raise InputError(
+                f"joint state lacks {', '.join(missing)}: it has {', '.join(names)[:200] or 'no joints'}", code="joint_missing"
+            )
         return np.array([names.index(n) for n in self._joint_names], dtype=np.intp)
 
     def _check_lengths(self, message: Any, count: int) -> None:
         if len(message.position) != count:
-            raise InputError(f"joint state has {count} names and {len(message.position)} positions: expected one each", code="joint_lengths")
+            raise InputError(
+                f"joint state has {count} names and {len(message.position)} positions: expected one each", code="joint_lengths"
+            )
         if len(message.velocity) not in (0, count):
-            raise InputError(f"joint state has {count} names and {len(message.velocity)} velocities: expected one each or none", code="joint_lengths")
+            raise InputError(
+                f"joint state has {count} names and {len(message.velocity)} velocities: expected one each or none", code="joint_lengths"
+            )
 
     def _finite(self, values_J: np.ndarray, what: str) -> np.ndarray:
         if not np.isfinite(values_J).all():
-            bad = [f"{n}={v}" for n, v in zip(self._joint_names, values_J) if not np.isfinite(v)]
+            bad = [f"{n}={v}" for n, v in zip(self._joint_names, values_J, strict=True) if not np.isfinite(v)]
             raise InputError(f"joint state's {what} is not finite: {', '.join(bad)}", code="joint_not_finite")
         return values_J
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thread that calls a function once a period and says how well it kept the period. Must not import rclpy.
 
-Deadlines are absolute on the monotonic clock: lateness does not add up, a missed period is skipped and counted, never made up for. Only this
-thread gets SCHED_FIFO; what it starts does not inherit it.
+Deadlines are absolute on the monotonic clock: lateness does not add up, a missed period is skipped and counted, never made up for. Only
+this thread gets SCHED_FIFO; what it starts does not inherit it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import ctypes
-from dataclasses import dataclass
 import os
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -144,7 +144,9 @@ class PeriodicThread:
             try:
                 os.sched_setaffinity(0, self._cpus)
             except OSError as error:
-                self._on_warning(f"realtime.cpu_affinity {list(self._cpus)} was refused ({error.strerror}): the control thread may run on any core")
+                self._on_warning(
+                    f"realtime.cpu_affinity {list(self._cpus)} was refused ({error.strerror}): the control thread may run on any core"
+                )
         if self._priority:
             try:
                 os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(self._priority))

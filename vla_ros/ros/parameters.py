@@ -7,9 +7,9 @@ the table for people; a test keeps the two equal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
-import math
 from typing import Any
 
 from vla_ros.core.errors import ConfigError
@@ -34,7 +34,15 @@ def parameter(
     name: str = "",
 ) -> Any:
     """Declares one field: its default, description, unit, closed range or choices, when it may change, and its ROS name."""
-    metadata = {"description": description, "unit": unit, "low": low, "high": high, "choices": tuple(choices), "change": change, "name": name}
+    metadata = {
+        "description": description,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": tuple(choices),
+        "change": change,
+        "name": name,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -60,34 +68,69 @@ class PolicyNodeParameters(Parameterized):
     control_rate_hz: float = parameter(50.0, "rate of the control loop and of the command", unit="Hz", low=1.0, high=1000.0)
     execution_provider: str = parameter("cpu", "where the policy runs", choices=EXECUTION_PROVIDERS)
     allow_cpu: bool = parameter(False, "fall back to the CPU where execution_provider is not available, instead of refusing")
-    inference_threads: int = parameter(1, "threads of one inference on the CPU; leave one core for the control loop", low=1, high=256, name="inference.threads")
+    inference_threads: int = parameter(
+        1, "threads of one inference on the CPU; leave one core for the control loop", low=1, high=256, name="inference.threads"
+    )
     inference_nice: int = parameter(10, "niceness of the inference process", low=0, high=19, name="inference.nice")
-    inference_max_rate_hz: float = parameter(10.0, "upper bound of inferences a second", unit="Hz", low=0.1, high=1000.0, name="inference.max_rate_hz")
+    inference_max_rate_hz: float = parameter(
+        10.0, "upper bound of inferences a second", unit="Hz", low=0.1, high=1000.0, name="inference.max_rate_hz"
+    )
     worker_start_timeout_s: float = parameter(
-        60.0, "how long configuring waits for the inference process to load and warm up", unit="s", low=1.0, high=3600.0, name="inference.start_timeout_s"
+        60.0,
+        "how long configuring waits for the inference process to load and warm up",
+        unit="s",
+        low=1.0,
+        high=3600.0,
+        name="inference.start_timeout_s",
     )
     worker_timeout_s: float = parameter(
-        2.0, "an inference that takes longer is stalled: HOLD, and the process is replaced", unit="s", low=0.05, high=600.0, name="inference.timeout_s"
+        2.0,
+        "an inference that takes longer is stalled: HOLD, and the process is replaced",
+        unit="s",
+        low=0.05,
+        high=600.0,
+        name="inference.timeout_s",
     )
     image_transport: str = parameter("raw", "type of the camera topics", choices=IMAGE_TRANSPORTS, name="cameras.transport")
     camera_topics: tuple[str, ...] = parameter(
-        (), "camera topics in the manifest's order; empty takes <camera>/image_raw, with /compressed appended for that transport", name="cameras.topics"
+        (),
+        "camera topics in the manifest's order; empty takes <camera>/image_raw, with /compressed appended for that transport",
+        name="cameras.topics",
     )
-    max_image_pixels: int = parameter(16777216, "larger pictures are refused before they are decoded", unit="pixels", low=1, high=1e9, name="cameras.max_pixels")
+    max_image_pixels: int = parameter(
+        16777216, "larger pictures are refused before they are decoded", unit="pixels", low=1, high=1e9, name="cameras.max_pixels"
+    )
     frozen_image_timeout_s: float = parameter(
-        2.0, "a camera whose picture stays identical or black for longer is reported as frozen", unit="s", low=0.1, high=3600.0, name="cameras.frozen_timeout_s"
+        2.0,
+        "a camera whose picture stays identical or black for longer is reported as frozen",
+        unit="s",
+        low=0.1,
+        high=3600.0,
+        name="cameras.frozen_timeout_s",
     )
     max_image_age_s: float = parameter(0.5, "older pictures are not used; HOLD without a fresh one", unit="s", low=0.01, high=60.0)
     max_joint_age_s: float = parameter(0.1, "HOLD without a joint state younger than this", unit="s", low=0.005, high=10.0)
     max_future_s: float = parameter(0.1, "messages stamped further ahead of the clock are dropped", unit="s", low=0.0, high=10.0)
-    max_skew_s: float = parameter(0.2, "pictures and joint state further apart in time are not used together", unit="s", low=0.001, high=10.0)
+    max_skew_s: float = parameter(
+        0.2, "pictures and joint state further apart in time are not used together", unit="s", low=0.001, high=10.0
+    )
     max_rejected_chunks: int = parameter(3, "LATCH after so many rejected action chunks in a row", low=1, high=1000)
-    min_confidence: float = parameter(0.0, "least probability of a chunk's next action (bin and neighbours) with which it is followed; 0 follows all", low=0.0, high=0.999)
+    min_confidence: float = parameter(
+        0.0, "least probability of a chunk's next action (bin and neighbours) with which it is followed; 0 follows all", low=0.0, high=0.999
+    )
     command_interface: str = parameter("JointTrajectory", "type of the command topic", choices=COMMAND_INTERFACES, name="command.interface")
-    command_points: int = parameter(3, "points of a JointTrajectory, one control period apart; the last is at rest", low=1, high=100, name="command.points")
-    require_subscriber: bool = parameter(False, "refuse activation while nobody subscribes to the command; otherwise warn", name="command.require_subscriber")
-    sched_fifo_priority: int = parameter(50, "SCHED_FIFO priority of the control thread; 0 keeps the normal scheduler", low=0, high=98, name="realtime.sched_fifo_priority")
-    cpu_affinity: tuple[int, ...] = parameter((), "cores on which the control thread may run; empty means all", name="realtime.cpu_affinity")
+    command_points: int = parameter(
+        3, "points of a JointTrajectory, one control period apart; the last is at rest", low=1, high=100, name="command.points"
+    )
+    require_subscriber: bool = parameter(
+        False, "refuse activation while nobody subscribes to the command; otherwise warn", name="command.require_subscriber"
+    )
+    sched_fifo_priority: int = parameter(
+        50, "SCHED_FIFO priority of the control thread; 0 keeps the normal scheduler", low=0, high=98, name="realtime.sched_fifo_priority"
+    )
+    cpu_affinity: tuple[int, ...] = parameter(
+        (), "cores on which the control thread may run; empty means all", name="realtime.cpu_affinity"
+    )
 
     @property
     def period_ns(self) -> int:
@@ -173,7 +216,13 @@ def _problem(f: Field, value: Any) -> str:
     """Says what is wrong with ``value``, or nothing."""
     spec = _spec(f)
     if not _is_type(value, spec):
-        kind = "list of integers" if spec.name.endswith("cpu_affinity") else "list of strings" if isinstance(spec.default, tuple) else type(spec.default).__name__
+        kind = (
+            "list of integers"
+            if spec.name.endswith("cpu_affinity")
+            else "list of strings"
+            if isinstance(spec.default, tuple)
+            else type(spec.default).__name__
+        )
         return f"{spec.name} must be a {kind}, found {value!r}"
     if spec.choices and value not in spec.choices:
         return f"{spec.name} must be one of {', '.join(spec.choices)}, found {value!r}"

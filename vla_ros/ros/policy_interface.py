@@ -65,7 +65,12 @@ class PolicyInterface:
         self._node = node
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers on ROS time stall with a simulation
         self.drops = DropCounter()
-        self.sinks = TickSinks(command=self._publish_command, chunk=self._queue_chunk, edge=self._queue_edge, drop=lambda code, text: self.drop("control", code, text))
+        self.sinks = TickSinks(
+            command=self._publish_command,
+            chunk=self._queue_chunk,
+            edge=self._queue_edge,
+            drop=lambda code, text: self.drop("control", code, text),
+        )
         self._events: deque[Callable[[], None]] = deque(maxlen=256)
         self._wake = node.create_guard_condition(self._publish_events)
         self._status_publisher = node.create_publisher(DiagnosticStatus, "~/status", qos.STATUS)
@@ -99,7 +104,9 @@ class PolicyInterface:
         """
         spec = contract.bundle.manifest.action
         self._robot_name = contract.robot.name
-        self._builder = make_command_builder(parameters.command_interface, contract.robot, parameters.period_ns * 1e-9, parameters.command_points)
+        self._builder = make_command_builder(
+            parameters.command_interface, contract.robot, parameters.period_ns * 1e-9, parameters.command_points
+        )
         self._command = self._publisher(self._builder.message_type, "command", qos.COMMAND)
         self._action = self._publisher(Float64MultiArray, "~/action", qos.COMMAND)
         self._tokens = self._publisher(Int32MultiArray, "~/action_tokens", qos.EVENTS)
@@ -122,7 +129,7 @@ class PolicyInterface:
         cameras = contract.bundle.manifest.cameras
         names = parameters.camera_topics or [f"{c.name}/image_raw" for c in cameras]
         suffix = "/compressed" if parameters.image_transport == "compressed" and not parameters.camera_topics else ""
-        return {c.name: self._node.resolve_topic_name(name) + suffix for c, name in zip(cameras, names)}
+        return {c.name: self._node.resolve_topic_name(name) + suffix for c, name in zip(cameras, names, strict=True)}
 
     def take_joints(self) -> Iterator[JointState]:
         """Joint states that are waiting; for a callback that keeps the executor from delivering them."""
@@ -208,9 +215,13 @@ class PolicyInterface:
             drops=dict(self.drops.counts),
             counts={} if session is None else session.runner.counts,
             worker={} if session is None else session.figures(),
-            bundle={} if session is None else {"bundle": session.contract.bundle.manifest.name, "bundle_sha256": session.contract.bundle.sha256},
+            bundle={}
+            if session is None
+            else {"bundle": session.contract.bundle.manifest.name, "bundle_sha256": session.contract.bundle.sha256},
         )
-        self._diagnostics_publisher.publish(diagnostics_message(self._node.get_name(), status, figures, self._node.get_clock().now().nanoseconds))
+        self._diagnostics_publisher.publish(
+            diagnostics_message(self._node.get_name(), status, figures, self._node.get_clock().now().nanoseconds)
+        )
 
     def command_subscribers(self) -> int:
         """How many subscribe to the command now."""

@@ -7,11 +7,11 @@ rclpy logs nothing when a lifecycle callback raises: every transition is guarded
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -112,7 +112,9 @@ class PolicyNode(LifecycleNode):
             parameters,
             on_joints=self._on_joints,
             on_instruction=session.runner.put_instruction,
-            on_bad_instruction=lambda: session.runner.post(lambda loop, _: loop.refuse_instruction(loop.generation, StatusCode.INSTRUCTION_INVALID)),
+            on_bad_instruction=lambda: session.runner.post(
+                lambda loop, _: loop.refuse_instruction(loop.generation, StatusCode.INSTRUCTION_INVALID)
+            ),
             on_e_stop=session.runner.put_e_stop,
         )
         node = {
@@ -135,7 +137,10 @@ class PolicyNode(LifecycleNode):
         session = self._need_session()
         if self._interface.command_subscribers() == 0:
             if self.parameters.require_subscriber:
-                raise InputError("nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false", code="no_subscriber")
+                raise InputError(
+                    "nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false",
+                    code="no_subscriber",
+                )
             self.get_logger().warning("nobody subscribes to the command yet")
         self._await_joints(session)
         session.runner.call(lambda loop, joint_age_ns: loop.activate(joint_age_ns))
@@ -215,7 +220,9 @@ class PolicyNode(LifecycleNode):
         received_ns = time.monotonic_ns()
         stamp_ns = stamp_to_ns(message.header.stamp)
         try:
-            used_ns = checked_stamp(stamp_ns, self._now_ns(), max_age_ns=round(p.max_joint_age_s * 1e9), max_future_ns=round(p.max_future_s * 1e9))
+            used_ns = checked_stamp(
+                stamp_ns, self._now_ns(), max_age_ns=round(p.max_joint_age_s * 1e9), max_future_ns=round(p.max_future_s * 1e9)
+            )
             sample = reader.read(message, used_ns)
         except InputError as error:
             self._interface.drop("joint_states", error.code, str(error))

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One ROS process from its arguments to its exit code: signals, spinning, and an exit within five seconds.
 
-rclpy's own signal handlers shut the context down at once, and then nothing more can be published. Here a signal only wakes the executor: the
-node publishes its HOLD first.
+rclpy's own signal handlers shut the context down at once, and then nothing more can be published. Here a signal only wakes the executor:
+the node publishes its HOLD first.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import rclpy
@@ -46,7 +46,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         threading.Thread(target=self._wait, name="vla_signals", daemon=True).start()
-        # The interpreter runs a handler only between bytecodes of the main thread, which may be waiting in C; the descriptor is written at once.
+        # A handler runs only between bytecodes of the main thread, which may be waiting in C; the descriptor is written at once.
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -87,11 +87,18 @@ def add_parameter_arguments(parser: argparse.ArgumentParser, cls: type, only: Se
         if isinstance(spec.default, bool):
             parser.add_argument(option, dest=spec.field_name, action="store_true", default=None, help=text)
         else:
-            parser.add_argument(option, dest=spec.field_name, type=type(spec.default), choices=spec.choices or None, default=None, help=text)
+            parser.add_argument(
+                option, dest=spec.field_name, type=type(spec.default), choices=spec.choices or None, default=None, help=text
+            )
     parser.add_argument("--params-file", help="YAML file of ROS parameters")
     parser.add_argument("--namespace", default="", help="ROS namespace of the node (default: none)")
     parser.add_argument("--use-sim-time", action="store_true", default=None, help="take the time from /clock")
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warn", "error", "fatal"), help="least severity that is logged (default: info)")
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warn", "error", "fatal"),
+        help="least severity that is logged (default: info)",
+    )
 
 
 def parameter_overrides(cls: type, arguments: argparse.Namespace) -> list[Parameter]:
@@ -108,7 +115,9 @@ def _ros_arguments(arguments: argparse.Namespace, given: list[str]) -> list[str]
     return [*given, *(["--ros-args"] if more and not given else []), *more]
 
 
-def serve(make_node: Callable[[StopSignals], Node], *, close: Callable[[Node], None], arguments: argparse.Namespace, ros_arguments: list[str]) -> int:
+def serve(
+    make_node: Callable[[StopSignals], Node], *, close: Callable[[Node], None], arguments: argparse.Namespace, ros_arguments: list[str]
+) -> int:
     """Makes a node, spins it until SIGINT or SIGTERM, closes it. Returns the exit code.
 
     Args:

@@ -13,17 +13,34 @@ from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_node import PolicyNode
 from vla_ros.ros.process import StopSignals, add_parameter_arguments, parameter_overrides, serve, split_ros_arguments
 
-_OPTIONS = ("model", "robot", "control_rate_hz", "execution_provider", "image_transport", "command_interface", "sched_fifo_priority", "inference_threads")
+_OPTIONS = (
+    "model",
+    "robot",
+    "control_rate_hz",
+    "execution_provider",
+    "image_transport",
+    "command_interface",
+    "sched_fifo_priority",
+    "inference_threads",
+)
 _RETRY_S = 2.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM, then holds and exits within five seconds. Returns the exit code."""
     ours, ros = split_ros_arguments(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="vla run", description="The policy node vla_policy: camera images and an instruction to joint commands.")
+    parser = argparse.ArgumentParser(
+        prog="vla run", description="The policy node vla_policy: camera images and an instruction to joint commands."
+    )
     add_parameter_arguments(parser, PolicyNodeParameters, _OPTIONS)
     parser.add_argument(
-        "--autostart", nargs="?", const=True, default=True, type=_to_bool, metavar="BOOL", help="configure and activate at once; false waits for lifecycle requests (default: true)"
+        "--autostart",
+        nargs="?",
+        const=True,
+        default=True,
+        type=_to_bool,
+        metavar="BOOL",
+        help="configure and activate at once; false waits for lifecycle requests (default: true)",
     )
     arguments = parser.parse_args(ours)
 

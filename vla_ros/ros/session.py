@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 import gc
-from pathlib import Path
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,17 +52,30 @@ class Contract:
         robot_path = Path(parameters.robot) if parameters.robot else robot_config_path(bundle.manifest.robot)
         robot = RobotDescription.load(robot_path)
         if robot.name != bundle.manifest.robot:
-            raise ConfigError(f"bundle {bundle.manifest.name} is for the robot {bundle.manifest.robot!r}, {robot_path} describes {robot.name!r}: choose matching ones")
+            raise ConfigError(
+                f"bundle {bundle.manifest.name} is for the robot {bundle.manifest.robot!r}, "
+                f"{robot_path} describes {robot.name!r}: choose matching ones"
+            )
         topics, cameras = parameters.camera_topics, bundle.manifest.cameras
         if topics and len(topics) != len(cameras):
-            raise ConfigError(f"cameras.topics names {len(topics)} topics, the bundle has {len(cameras)} cameras ({', '.join(c.name for c in cameras)}): name one each")
+            raise ConfigError(
+                f"cameras.topics names {len(topics)} topics, the bundle has {len(cameras)} cameras "
+                f"({', '.join(c.name for c in cameras)}): name one each"
+            )
         return cls(bundle=bundle, robot=robot, robot_path=robot_path)
 
 
 class PolicySession:
     """The running parts. Made by configure, closed by cleanup; used by the executor's thread only."""
 
-    def __init__(self, contract: Contract, parameters: PolicyNodeParameters, now_ns: Callable[[], int], sinks: TickSinks, on_warning: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        parameters: PolicyNodeParameters,
+        now_ns: Callable[[], int],
+        sinks: TickSinks,
+        on_warning: Callable[[str], None],
+    ) -> None:
         """Builds loop and exchange; starts nothing."""
         self.contract = contract
         self._parameters = parameters
@@ -97,9 +110,15 @@ class PolicySession:
             if self.link.is_ready:
                 return
             if self.worker.exit_code is not None:
-                raise InferenceError(f"the inference process ended with code {self.worker.exit_code} while loading: {self.link.failure or 'see its log above'}")
+                raise InferenceError(
+                    f"the inference process ended with code {self.worker.exit_code} while loading: "
+                    f"{self.link.failure or 'see its log above'}"
+                )
             if time.monotonic() > deadline:
-                raise InferenceError(f"the inference process was not ready after {self._parameters.worker_start_timeout_s} s: raise inference.start_timeout_s or choose a smaller model")
+                raise InferenceError(
+                    f"the inference process was not ready after {self._parameters.worker_start_timeout_s} s: "
+                    "raise inference.start_timeout_s or choose a smaller model"
+                )
             if stop_requested.wait(0.02):
                 raise InferenceError("a stop was requested while the inference process was loading")
 
@@ -165,7 +184,9 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         max_rejected_chunks=parameters.max_rejected_chunks,
         min_confidence=parameters.min_confidence,
     )
-    return ControlLoop(config=config, limits=robot.limits, motion=RuckigMotion(robot.limits, config.period_s), workspace_excess_m=workspace_excess_m)
+    return ControlLoop(
+        config=config, limits=robot.limits, motion=RuckigMotion(robot.limits, config.period_s), workspace_excess_m=workspace_excess_m
+    )
 
 
 def worker_config(contract: Contract, parameters: PolicyNodeParameters, link_name: str, topics: dict[str, str], node: Any) -> WorkerConfig:

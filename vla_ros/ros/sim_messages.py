@@ -6,8 +6,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from builtin_interfaces.msg import Time
 import numpy as np
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 _NS = 1_000_000_000
@@ -41,7 +41,9 @@ def camera_info_message(info: dict[str, Any], stamp: Time) -> CameraInfo:
     return message
 
 
-def joint_state_message(names: tuple[str, ...], position_J: np.ndarray, velocity_J: np.ndarray, effort_J: np.ndarray, stamp: Time) -> JointState:
+def joint_state_message(
+    names: tuple[str, ...], position_J: np.ndarray, velocity_J: np.ndarray, effort_J: np.ndarray, stamp: Time
+) -> JointState:
     """Joints in the order of ``names``: rad or m, per second, N m or N."""
     message = JointState(name=list(names))
     message.header.stamp = stamp

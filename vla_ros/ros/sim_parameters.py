@@ -17,8 +17,15 @@ class SimParameters(Parameterized):
     seed: int = parameter(0, "scene: objects, their places, colours and light", low=0, high=2**31 - 1, change=ALWAYS)
     task: str = parameter("", "instruction that is judged from the start; empty judges the one drawn with the scene", change=NEVER)
     realtime_factor: float = parameter(1.0, "simulated seconds a second", low=0.01, high=100.0, change=NEVER)
-    publish_clock: bool = parameter(False, "publish simulated time on /clock and stamp messages with it; nodes then need use_sim_time", change=NEVER)
-    image_rate_hz: float = parameter(15.0, "pictures of each camera a second of simulated time", unit="Hz", low=0.1, high=100.0, change=NEVER)
-    command_interface: str = parameter("JointTrajectory", "type of the topic command", choices=SIM_COMMAND_INTERFACES, name="command.interface", change=NEVER)
-    command_timeout_s: float = parameter(0.5, "without a command for this long: decelerate and hold", unit="s", low=0.02, high=60.0, name="command.timeout_s", change=NEVER)
-
+    publish_clock: bool = parameter(
+        False, "publish simulated time on /clock and stamp messages with it; nodes then need use_sim_time", change=NEVER
+    )
+    image_rate_hz: float = parameter(
+        15.0, "pictures of each camera a second of simulated time", unit="Hz", low=0.1, high=100.0, change=NEVER
+    )
+    command_interface: str = parameter(
+        "JointTrajectory", "type of the topic command", choices=SIM_COMMAND_INTERFACES, name="command.interface", change=NEVER
+    )
+    command_timeout_s: float = parameter(
+        0.5, "without a command for this long: decelerate and hold", unit="s", low=0.02, high=60.0, name="command.timeout_s", change=NEVER
+    )

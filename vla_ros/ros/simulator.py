@@ -43,7 +43,9 @@ class SimNode(Node):
         parameters = self._server.current
         self._world = RealtimeTabletop()
         self._names = self._world.robot.joint_names
-        self._follower = TrajectoryFollower(self._names, self._world.robot.limits.acceleration, self._world.robot.home, parameters.command_timeout_s)
+        self._follower = TrajectoryFollower(
+            self._names, self._world.robot.limits.acceleration, self._world.robot.home, parameters.command_timeout_s
+        )
         self._closing = threading.Event()
         self._reported_success: bool | None = None
         self._measured_from = (0, time.monotonic_ns())
@@ -52,7 +54,9 @@ class SimNode(Node):
         self._make_interface(parameters.command_interface)
         self._begin_episode(parameters.task)
         self._physics_from = (0, 0)
-        self._physics = PeriodicThread(self._tick, _TICK_NS, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed)
+        self._physics = PeriodicThread(
+            self._tick, _TICK_NS, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed
+        )
         self._cameras = threading.Thread(target=self._run_cameras, name="vla_sim_cameras", daemon=True)
 
     def _make_interface(self, command_interface: str) -> None:
@@ -114,7 +118,9 @@ class SimNode(Node):
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=stamp))
         seen = self._world.observe(cameras=False)
-        self._joint_publisher.publish(joint_state_message(self._names, seen.joint_positions_J, seen.joint_velocities_J, seen.joint_efforts_J, stamp))
+        self._joint_publisher.publish(
+            joint_state_message(self._names, seen.joint_positions_J, seen.joint_velocities_J, seen.joint_efforts_J, stamp)
+        )
 
     def _tick_failed(self, error: Exception) -> None:
         if not self._closing.is_set():

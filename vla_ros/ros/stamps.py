@@ -31,7 +31,13 @@ def checked_stamp(stamp_ns: int, now_ns: int, *, max_age_ns: int, max_future_ns:
         return now_ns
     age_ns = now_ns - stamp_ns
     if age_ns > max_age_ns:
-        raise InputError(f"stamp is {age_ns / _NS:.3f} s old, at most {max_age_ns / _NS:.3f} s are allowed: check the clocks and the load", code="stamp_old")
+        raise InputError(
+            f"stamp is {age_ns / _NS:.3f} s old, at most {max_age_ns / _NS:.3f} s are allowed: check the clocks and the load",
+            code="stamp_old",
+        )
     if -age_ns > max_future_ns:
-        raise InputError(f"stamp is {-age_ns / _NS:.3f} s ahead, at most {max_future_ns / _NS:.3f} s are allowed: synchronise the clocks", code="stamp_future")
+        raise InputError(
+            f"stamp is {-age_ns / _NS:.3f} s ahead, at most {max_future_ns / _NS:.3f} s are allowed: synchronise the clocks",
+            code="stamp_future",
+        )
     return stamp_ns

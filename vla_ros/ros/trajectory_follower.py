@@ -20,7 +20,9 @@ _AT_REST = 0.01  # rad/s or m/s; ros2_controllers compares with epsilon, streams
 class TrajectoryFollower:
     """Follows the newest command of a set of joints. Not thread-safe. Times are in ns of one clock; arrays are [J] in ``joint_names``."""
 
-    def __init__(self, joint_names: tuple[str, ...], max_acceleration_J: np.ndarray, position_J: np.ndarray, timeout_s: float = 0.5) -> None:
+    def __init__(
+        self, joint_names: tuple[str, ...], max_acceleration_J: np.ndarray, position_J: np.ndarray, timeout_s: float = 0.5
+    ) -> None:
         """Starts at rest at ``position_J``.
 
         Args:
@@ -58,11 +60,16 @@ class TrajectoryFollower:
         if offsets_ns[0] < 0 or (np.diff(offsets_ns) <= 0).any():
             raise InputError(f"trajectory times must increase from 0 s on, found {(offsets_ns * 1e-9).tolist()}", code="command_times")
         if velocities_PJ is not None and np.abs(velocities_PJ[-1]).max() > _AT_REST:
-            raise InputError(f"trajectory ends with velocities {np.round(velocities_PJ[-1], 4).tolist()}: end at rest", code="command_moving_end")
+            raise InputError(
+                f"trajectory ends with velocities {np.round(velocities_PJ[-1], 4).tolist()}: end at rest", code="command_moving_end"
+            )
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         start_ns = stamp_ns or now_ns
         if start_ns + int(offsets_ns[-1]) < now_ns:
-            raise InputError(f"trajectory ended {(now_ns - start_ns - int(offsets_ns[-1])) * 1e-9:.3f} s ago: stamp it 0 or with the present time", code="command_past")
+            raise InputError(
+                f"trajectory ended {(now_ns - start_ns - int(offsets_ns[-1])) * 1e-9:.3f} s ago: stamp it 0 or with the present time",
+                code="command_past",
+            )
         self._begin(now_ns, start_ns + offsets_ns, positions_PJ, velocities_PJ)
 
     def accept_positions(self, values: Any, now_ns: int) -> None:
@@ -123,7 +130,8 @@ class TrajectoryFollower:
         missing = [n for n in self._names if n not in names]
         if unknown or missing or len(names) != len(self._names):
             raise InputError(
-                f"command must name each joint once; unknown: {', '.join(unknown)[:200] or 'none'}, missing: {', '.join(missing) or 'none'}",
+                f"command must name each joint once; unknown: {', '.join(unknown)[:200] or 'none'}, "
+                f"missing: {', '.join(missing) or 'none'}",
                 code="command_joints",
             )
         return np.array([names.index(n) for n in self._names])

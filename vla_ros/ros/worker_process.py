@@ -6,12 +6,12 @@ The process dies with its parent (``PR_SET_PDEATHSIG``, set by the child) and is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass, field
 
 _KILL_AFTER_S = 1.0
 
