@@ -27,7 +27,8 @@ def ends():
 
 def snapshot(text="push the red cube", stamp_ns=10**18, joints=None) -> Snapshot:
     joints = np.arange(7.0) if joints is None else joints
-    return Snapshot(generation=3, wants_inference=True, instruction=text, joint_positions=joints, joint_stamp_ns=stamp_ns, now_ns=10**18 + 1)
+    facts = {"generation": 3, "wants_inference": True, "now_ns": 10**18 + 1}
+    return Snapshot(instruction=text, joint_positions=joints, joint_stamp_ns=stamp_ns, **facts)
 
 
 def test_snapshot(ends):
@@ -106,9 +107,8 @@ def test_chunk(seed, plan, stamp):
 
 def test_report(ends):
     control, worker = ends
-    report = WorkerReport(
-        heartbeat_ns=5, generation=2, code=StatusCode.IMAGE_LOST, detail="x" * 9999, is_ready=True, inferences=3, rejected=1, rejected_generation=2
-    )
+    counts = {"inferences": 3, "rejected": 1, "rejected_generation": 2}
+    report = WorkerReport(heartbeat_ns=5, generation=2, code=StatusCode.IMAGE_LOST, detail="x" * 9999, is_ready=True, **counts)
     worker.write_report(report)
     got = control.read_report()
     assert got.code is StatusCode.IMAGE_LOST and got.detail == "x" * 512 and got.is_ready

@@ -43,7 +43,10 @@ def test_every_call_reads_its_inputs_anew(session):
     assert (bright.argmax(2) == 200).all() and (dark.argmax(2) != 200).all()
 
 
-@pytest.mark.parametrize("name, value", [("proprio", np.zeros((1, 10), np.float32)), ("proprio", np.zeros((1, 11))), ("depth", np.zeros(1))])
+WRONG_INPUTS = [("proprio", np.zeros((1, 10), np.float32)), ("proprio", np.zeros((1, 11))), ("depth", np.zeros(1))]
+
+
+@pytest.mark.parametrize("name, value", WRONG_INPUTS)
 def test_a_wrong_input_is_named(session, name, value):
     with pytest.raises(InferenceError, match=name):
         session.infer({name: value})

@@ -122,9 +122,9 @@ class ChunkBuffer:
 
         Args:
             chunk: a validated chunk.
-            now_ns: ROS clock.
-            position_J: commanded position now, rad or m.
-            velocity_J: commanded velocity now, rad/s or m/s.
+            now_ns: when the last command is due, ROS clock: the reference starts there.
+            position_J: position of the last command, rad or m.
+            velocity_J: its velocity, rad/s or m/s.
         """
         if chunk.generation != self.generation:
             return PutResult.OLD_GENERATION
@@ -133,8 +133,9 @@ class ChunkBuffer:
         first = chunk.steps_elapsed(now_ns)
         if first >= chunk.horizon:
             return PutResult.TOO_LATE
-        # A waypoint almost due would ask for a sudden move: with another one after it, aim at that.
-        if first + 1 < chunk.horizon and chunk.due_ns(first) - now_ns < chunk.dt_ns // 4:
+        # Correcting the first waypoint's difference in less than half a step is a jerk a chunk (noise of one bin made four times
+        # the acceleration in closed loop): with another one after it, aim at that.
+        if first + 1 < chunk.horizon and chunk.due_ns(first) - now_ns < chunk.dt_ns // 2:
             first += 1
         self.chunk, self._newest_obs_ns = chunk, chunk.obs_stamp_ns
         self._knots_ns = [now_ns, *(chunk.due_ns(step) for step in range(first, chunk.horizon))]

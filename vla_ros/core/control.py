@@ -100,9 +100,8 @@ class ControlLoop:
             raise InputError(f"the last joint state is {joint_age_ns * 1e-9:.2f} s old: check the robot's driver", code="joints_stale")
         outside = outside_limits(measured.positions_J, self._limits, self._config.limit_slack)
         if outside.size:
-            raise InputError(
-                f"joints {outside.tolist()} are outside their limits at {measured.positions_J}: move them inside", code="joints_outside_limits"
-            )
+            where = f"joints {outside.tolist()} are outside their limits at {measured.positions_J}"
+            raise InputError(f"{where}: move them inside", code="joints_outside_limits")
         next_state(self.state, Event.ACTIVATE)
         self._guard.restart(measured.positions_J, slack=-1.0)
         self._go(Event.ACTIVATE, StatusCode.IDLE)
@@ -205,7 +204,7 @@ class ControlLoop:
             self.counts["chunk_low_confidence"] += 1
             self.code = StatusCode.LOW_CONFIDENCE if self.state is ControlState.HOLDING else self.code
             return PutResult.NOT_CONFIDENT
-        result = self._buffer.put(chunk, now_ns, *self._guard.last[:2])
+        result = self._buffer.put(chunk, max(now_ns, self._due_ns), *self._guard.last[:2])
         self.counts[f"chunk_{result.name.lower()}"] += 1
         if result is PutResult.TAKEN:
             self._note_termination(chunk, now_ns)
@@ -267,7 +266,7 @@ class ControlLoop:
         return None
 
     def _move(self) -> None:
-        reference = self._buffer.sample(self._clock.time_ns) if self.wants_inference else None
+        reference = self._buffer.sample(self._due_ns) if self.wants_inference else None
         if reference is None and self.state is ControlState.ACTING:
             self._lose(StatusCode.CHUNK_USED_UP, begin_generation=False)
         if reference is not None and self._leaves_workspace(reference[0]):
@@ -313,6 +312,11 @@ class ControlLoop:
         )
 
     # Parts.
+
+    @property
+    def _due_ns(self) -> int:
+        """When the last command is due, ROS clock: at the end of its period, and so is the reference that it follows."""
+        return self._clock.time_ns + self._config.period_ns
 
     def _begin_generation(self) -> None:
         self._buffer.flush(self._buffer.generation + 1)

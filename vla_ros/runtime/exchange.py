@@ -111,7 +111,8 @@ def _create(name: str, size: int) -> shared_memory.SharedMemory:
     try:
         return shared_memory.SharedMemory(name, create=True, size=size)
     except FileExistsError as error:
-        raise ConfigError(f"shared memory '{name}' exists: another node with this name runs, or one was killed (remove /dev/shm/{name})") from error
+        hint = f"another node with this name runs, or one was killed (remove /dev/shm/{name})"
+        raise ConfigError(f"shared memory '{name}' exists: {hint}") from error
 
 
 def _attach(name: str, size: int) -> shared_memory.SharedMemory:
@@ -124,8 +125,9 @@ def _attach(name: str, size: int) -> shared_memory.SharedMemory:
     except FileNotFoundError as error:
         raise ConfigError(f"shared memory '{name}' does not exist: the process that owns it has ended or not begun") from error
     if memory.size < size:
+        found = memory.size
         memory.close()
-        raise ConfigError(f"shared memory '{name}' has {memory.size} bytes, {size} are needed: both processes must run the same release and bundle")
+        raise ConfigError(f"shared memory '{name}' has {found} bytes, needed are {size}: both processes must run the same release and bundle")
     return memory
 
 

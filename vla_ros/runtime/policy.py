@@ -173,7 +173,7 @@ def check_robot(manifest: Manifest, robot: RobotDescription) -> None:
         ConfigError: listing both sides.
     """
     if manifest.robot != robot.name:
-        raise ConfigError(f"bundle '{manifest.name}' is for robot '{manifest.robot}', the description is of '{robot.name}': choose the other one")
+        raise ConfigError(f"bundle '{manifest.name}' is for robot '{manifest.robot}', the description is of '{robot.name}'")
     for entry in manifest.proprio:
         if entry.source == "joint" and entry.name not in robot.joint_names:
             raise ConfigError(f"manifest's proprio has joint '{entry.name}', the robot has {list(robot.joint_names)}")

@@ -216,7 +216,11 @@ class WorkerLoop:
             self._tell(code=StatusCode.INSTRUCTION_TOO_LONG, detail=str(error), generation=generation)
         except (DecodeError, InputError) as error:
             self._tell(
-                detail=str(error), generation=generation, rejected=self.report.rejected + 1, rejected_generation=generation, code=StatusCode.WAITING
+                code=StatusCode.WAITING,
+                detail=str(error),
+                generation=generation,
+                rejected=self.report.rejected + 1,
+                rejected_generation=generation,
             )
         except InferenceError as error:
             self._fail(error, generation)

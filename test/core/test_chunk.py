@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The buffer's reference: continuous at takeover, through the waypoints, never past them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_ros.core.chunk import ChunkBuffer, PutResult
+from vla_ros.core.errors import DecodeError
+from vla_ros.core.testing import DT_NS, J, make_chunk
+
+ZERO = np.zeros(J)
+MS = 1_000_000
+
+
+def buffer_with(chunk, now_ns, position=ZERO, velocity=ZERO):
+    buffer = ChunkBuffer()
+    assert buffer.put(chunk, now_ns, position, velocity) is PutResult.TAKEN
+    return buffer
+
+
+def test_the_reference_meets_every_waypoint_at_its_time():
+    chunk = make_chunk(0, 0)
+    buffer = buffer_with(chunk, 0)
+    for step in range(5):
+        position, _ = buffer.sample(chunk.due_ns(step))
+        np.testing.assert_allclose(position, chunk.joint_positions_HJ[step], atol=1e-12)
+
+
+def test_it_starts_at_the_commanded_state_and_ends_at_rest():
+    position, velocity = np.full(J, 0.3), np.full(J, -0.2)
+    chunk = make_chunk(0, 0)
+    buffer = buffer_with(chunk, 90 * MS, position, velocity)
+    np.testing.assert_allclose(buffer.sample(90 * MS), [position, velocity])
+    np.testing.assert_allclose(buffer.sample(chunk.due_ns(4))[1], 0.0, atol=1e-12)
+    assert buffer.sample(chunk.due_ns(4) + 1) is None
+
+
+def test_elapsed_steps_are_dropped():
+    chunk = make_chunk(0, 0)
+    buffer = buffer_with(chunk, 3 * DT_NS, np.full(J, 9.0))
+    np.testing.assert_allclose(buffer.sample(chunk.due_ns(3))[0], chunk.joint_positions_HJ[3])
+    assert buffer.step_index(3 * DT_NS) == 3
+    assert ChunkBuffer().put(chunk, 5 * DT_NS, ZERO, ZERO) is PutResult.TOO_LATE
+
+
+def test_a_waypoint_almost_due_is_passed_over():
+    buffer = buffer_with(make_chunk(0, 0), DT_NS - 10 * MS)
+    speeds = [np.abs(buffer.sample(DT_NS + t * MS)[1]).max() for t in range(-10, 200)]
+    assert max(speeds) < 1.0  # aiming at it would take 0.05 rad in 10 ms
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), start_ms=st.integers(0, 600))
+def test_velocity_is_the_derivative_and_inner_segments_never_overshoot(seed, start_ms):
+    waypoints = np.random.default_rng(seed).uniform(-1, 1, (5, J))
+    chunk = make_chunk(0, 0, waypoints)
+    buffer = buffer_with(chunk, start_ms * MS)
+    end = chunk.due_ns(4)
+    times = np.linspace(start_ms * MS, end, 200).astype(int)
+    for t in times[1:-1]:
+        before, after = buffer.sample(int(t) - 1000)[0], buffer.sample(int(t) + 1000)[0]
+        np.testing.assert_allclose((after - before) / 2e-6, buffer.sample(int(t))[1], atol=5e-3)
+    knots = np.vstack([ZERO, waypoints])
+    positions = np.array([buffer.sample(int(t))[0] for t in times])
+    assert (positions <= knots.max(axis=0) + 1e-9).all() and (positions >= knots.min(axis=0) - 1e-9).all()
+
+
+def test_only_newer_chunks_of_this_generation_are_taken():
+    buffer = buffer_with(make_chunk(1000, 0), 1000)
+    assert buffer.put(make_chunk(1000, 0), 2000, ZERO, ZERO) is PutResult.NOT_NEWER
+    assert buffer.put(make_chunk(5000, 1), 6000, ZERO, ZERO) is PutResult.OLD_GENERATION
+    buffer.flush()
+    assert buffer.sample(1000) is None
+    assert buffer.put(make_chunk(1000, 0), 2000, ZERO, ZERO) is PutResult.NOT_NEWER
+    buffer.flush(1)
+    assert buffer.put(make_chunk(500, 1), 2000, ZERO, ZERO) is PutResult.TAKEN
+
+
+@pytest.mark.parametrize("field", ["actions_HD", "confidence_HD", "joint_positions_HJ"])
+def test_a_chunk_that_is_not_finite_is_refused(field):
+    chunk = make_chunk(0, 0)
+    array = getattr(chunk, field).copy()
+    array[1, 1] = np.nan
+    with pytest.raises(DecodeError, match=field):
+        replace(chunk, **{field: array}).validate(J)
+
+
+def test_a_chunk_of_another_width_is_refused():
+    with pytest.raises(DecodeError, match="joint_positions_HJ"):
+        make_chunk(0, 0).validate(J + 1)
+    with pytest.raises(DecodeError, match="tokens_HD"):
+        replace(make_chunk(0, 0), tokens_HD=np.zeros((5, 3), np.int32)).validate(J)

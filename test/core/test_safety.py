@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last guard and the fallback brake."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vla_ros.core.safety import StatusCode, box_excess_m, brake, outside_limits, violation
+from vla_ros.core.testing import J, make_limits
+from vla_ros.core.window import stopping_window
+
+DT = 0.02
+LIMITS = make_limits()
+REST = (np.zeros(J), np.zeros(J), np.zeros(J))
+
+
+def command(position=0.0, velocity=0.0, acceleration=0.0):
+    return np.full(J, position), np.full(J, velocity), np.full(J, acceleration)
+
+
+@pytest.mark.parametrize(
+    "after, word",
+    [
+        (command(np.nan), "not finite"),
+        (command(0.0, np.inf), "not finite"),
+        (command(0.0, 0.0, np.nan), "not finite"),
+        (command(0.0, 1.01), "velocity"),
+        (command(0.0, 0.0, 5.1), "acceleration"),
+        (command(0.021), "step"),
+        (command(0.001, 0.05, 2.5), None),
+    ],
+)
+def test_violations_are_named(after, word):
+    assert violation(LIMITS, DT, REST, after) == word
+
+
+def test_a_position_outside_may_only_get_better():
+    outside = (np.full(J, 1.01), np.zeros(J), np.zeros(J))
+    assert violation(LIMITS, DT, outside, command(1.005)) is None
+    assert violation(LIMITS, DT, outside, command(1.02)) == "position"
+
+
+def test_jerk_is_the_change_of_acceleration():
+    limits = make_limits()
+    limits.jerk = np.full(J, 50.0)
+    assert violation(limits, DT, REST, command(0.0, 0.0, 1.1)) == "jerk"
+
+
+def test_the_brake_stops_at_the_acceleration_limit():
+    state = (np.zeros(J), np.array([1.0, -0.5, 0.0]))
+    speeds = [state[1]]
+    for _ in range(20):
+        position, velocity, _ = brake(*state, LIMITS, DT)
+        state = (position, velocity)
+        speeds.append(velocity)
+    assert (np.abs(np.diff(speeds, axis=0)) <= LIMITS.acceleration * DT + 1e-12).all()
+    np.testing.assert_array_equal(state[1], 0.0)
+    np.testing.assert_allclose(state[0], [0.1, -0.025, 0.0], atol=1e-9)  # v^2 / 2a
+
+
+def test_checks():
+    assert outside_limits(np.array([0.0, 1.2, -1.05]), LIMITS, 0.1).tolist() == [1]
+    box = (np.zeros(3), np.ones(3))
+    assert box_excess_m(np.array([0.5, 0.5, 0.5]), *box) == 0.0
+    assert box_excess_m(np.array([0.5, 1.25, -0.1]), *box) == pytest.approx(0.25)
+
+
+def test_every_code_has_a_number_and_a_sentence_of_its_own():
+    assert len({code.number for code in StatusCode}) == len(StatusCode) == len({code.sentence for code in StatusCode})
+    for code in StatusCode:
+        assert StatusCode.from_number(code.number) is code
+        assert code.sentence.endswith(".")
+    with pytest.raises(ValueError):
+        StatusCode.from_number(9999)
+
+
+def test_a_window_starts_with_the_command_and_ends_at_rest_inside_the_limits():
+    velocity = np.array([1.0, -0.4, 0.0])
+    window = stopping_window(np.zeros(J), velocity, DT, LIMITS.acceleration)
+    assert len(window.times_ns) == 4 and window.times_ns[0] == 20_000_000 and (np.diff(window.times_ns) > 0).all()
+    np.testing.assert_array_equal(window.velocities_NJ[-1], 0.0)
+    steps_s = np.diff(window.times_ns)[:, None] * 1e-9
+    decelerations = np.abs(np.diff(window.velocities_NJ, axis=0)) / steps_s
+    assert (decelerations <= LIMITS.acceleration * (1 + 1e-6)).all()
+    mean_velocities = 0.5 * (window.velocities_NJ[1:] + window.velocities_NJ[:-1])
+    np.testing.assert_allclose(np.diff(window.positions_NJ, axis=0), mean_velocities * steps_s, atol=1e-8)
+
+
+def test_a_window_at_rest_stays():
+    window = stopping_window(np.ones(J), np.zeros(J), DT, LIMITS.acceleration)
+    assert (window.positions_NJ == 1.0).all() and (window.velocities_NJ == 0.0).all() and len(window.times_ns) >= 3

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control loop with the real motion generator, kinematics and limits of the tabletop arm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.control import ControlConfig, ControlLoop, Watch
+from vla_ros.core.errors import InputError
+from vla_ros.core.safety import StatusCode, box_excess_m
+from vla_ros.core.states import ControlState
+from vla_ros.robot import Kinematics, RuckigMotion
+
+PERIOD_NS = 20_000_000
+DT_S = PERIOD_NS * 1e-9
+
+
+class Rig:
+    """A loop whose measured joints follow the command with the lag of a first-order servo."""
+
+    def __init__(self, robot) -> None:
+        self.robot = robot
+        kinematics = Kinematics(robot)
+        self.excess_m = lambda q: box_excess_m(kinematics.fk(q)[0], robot.workspace_min, robot.workspace_max)
+        self.loop = ControlLoop(
+            config=ControlConfig(period_ns=PERIOD_NS),
+            limits=robot.limits,
+            motion=RuckigMotion(robot.limits, DT_S),
+            workspace_excess_m=self.excess_m,
+        )
+        self.now_ns, self.measured, self.outputs = 10**12, robot.home.copy(), []
+        self.loop.put_joints(self.now_ns, self.measured)
+        self.loop.activate(0)
+        self.loop.set_instruction("go")
+
+    def tick(self, count=1, watch=None):
+        for _ in range(count):
+            self.now_ns += PERIOD_NS
+            output = self.loop.step(self.now_ns, watch or Watch())
+            self.outputs.append(output)
+            self.measured = self.measured + 0.4 * (output.positions_J - self.measured)
+            self.loop.put_joints(self.now_ns, self.measured)
+        return output
+
+    def put(self, waypoints_HJ, age_ns=100_000_000):
+        steps = len(waypoints_HJ)
+        chunk = ActionChunk(
+            obs_stamp_ns=self.now_ns - age_ns,
+            generation=self.loop.generation,
+            dt_ns=200_000_000,
+            actions_HD=np.zeros((steps, 6)),
+            tokens_HD=np.zeros((steps, 6), np.int32),
+            confidence_HD=np.ones((steps, 6), np.float32),
+            joint_positions_HJ=np.asarray(waypoints_HJ),
+            terminate_H=np.zeros(steps, bool),
+        )
+        return self.loop.put_chunk(chunk, self.now_ns)
+
+    def random_waypoints(self, rng, spread):
+        limits = self.robot.limits
+        steps = np.cumsum(rng.normal(scale=spread, size=(5, 7)) * limits.velocity * 0.2, axis=0)
+        return np.clip(self.outputs[-1].positions_J + steps, limits.position_min, limits.position_max)
+
+    def assert_inside_limits(self):
+        limits = self.robot.limits
+        positions = np.array([o.positions_J for o in self.outputs])
+        velocities = np.array([o.velocities_J for o in self.outputs])
+        accelerations = np.array([o.accelerations_J for o in self.outputs])
+        assert np.isfinite([positions, velocities, accelerations]).all()
+        slack = 1 + 1e-6
+        assert (np.abs(velocities) <= limits.velocity * slack).all()
+        assert (np.abs(accelerations) <= limits.acceleration * slack).all()
+        assert (np.abs(np.diff(accelerations, axis=0)) <= limits.jerk * DT_S * slack + 1e-9).all()
+        assert (np.abs(np.diff(positions, axis=0)) <= limits.velocity * DT_S * slack).all()
+        # What is said is what is done: position steps agree with the velocities (third order: jerk * dt^3 / 6 and below).
+        error = np.diff(positions, axis=0) - 0.5 * (velocities[1:] + velocities[:-1]) * DT_S
+        assert (np.abs(error) <= limits.jerk * DT_S**3 / 6 + 1e-9).all()
+        assert (positions >= limits.position_min - 1e-3).all() and (positions <= limits.position_max + 1e-3).all()
+
+
+@pytest.fixture
+def rig(robot):
+    return Rig(robot)
+
+
+@pytest.mark.xfail(reason="RuckigMotion swings about a moving target: it aims at where the target was", strict=False)
+def test_a_steady_motion_is_followed_through_chunk_after_chunk(rig, robot):
+    """Takeovers neither stop nor stutter: the slow joint keeps its velocity over ten chunks from lagging observations."""
+    rig.tick(2)
+    rate = np.zeros(7)
+    rate[0] = 0.3  # rad/s
+    start_ns = rig.now_ns
+    for _ in range(10):
+        due_s = (rig.now_ns - start_ns) * 1e-9 - 0.1 + 0.2 * np.arange(1, 6)
+        rig.put(robot.home + due_s[:, None] * rate)
+        rig.tick(10)
+    velocities = np.array([o.velocities_J[0] for o in rig.outputs[60:]])
+    assert velocities.min() > 0.29 and velocities.max() < 0.31
+    assert rig.outputs[-1].state is ControlState.ACTING
+    rig.assert_inside_limits()
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+def test_wild_chunks_never_break_a_limit_or_fault(rig, spread):
+    rng = np.random.default_rng(int(spread * 10))
+    rig.tick()
+    for _ in range(120):
+        rig.put(rig.random_waypoints(rng, spread), age_ns=int(rng.integers(0, 900_000_000)))
+        rig.tick(int(rng.integers(1, 16)))
+        if rng.random() < 0.1:
+            rig.loop.stop()
+            rig.tick(int(rng.integers(1, 20)))
+            rig.loop.resume()
+    assert not [name for name in rig.loop.counts if name.startswith("fault")], rig.loop.counts
+    assert {o.state for o in rig.outputs} <= {ControlState.ACTING, ControlState.HOLDING, ControlState.LATCHED}
+    assert ControlState.ACTING in {o.state for o in rig.outputs}
+    rig.assert_inside_limits()
+
+
+def test_a_hold_stops_within_what_the_limits_need(rig, robot):
+    rig.tick(2)
+    rig.put(robot.home + np.linspace(0.16, 0.8, 5)[:, None] * np.eye(7)[0])
+    rig.tick(15)
+    speed = abs(rig.outputs[-1].velocities_J[0])
+    assert speed > 0.1
+    before = len(rig.outputs)
+    rig.tick(100, Watch(hold=StatusCode.IMAGE_LOST))
+    moving = [i for i, o in enumerate(rig.outputs[before:]) if np.abs(o.velocities_J).max() > 1e-6]
+    limits = robot.limits
+    # from acceleration a: leave it (a/j), build and leave the deceleration (2 a/j), and v/a in between, plus two ticks
+    worst_s = speed / limits.acceleration[0] + 3 * limits.acceleration[0] / limits.jerk[0] + 2 * DT_S
+    assert (moving[-1] + 1) * DT_S <= worst_s
+    rig.assert_inside_limits()
+
+
+def test_the_tool_stays_in_the_workspace(rig, robot):
+    rig.tick(2)
+    down = robot.home.copy()
+    down[1] += 1.0  # the shoulder leans forward, far below the table's plane
+    path = robot.home + np.linspace(0.2, 1.0, 5)[:, None] * (down - robot.home)
+    rig.put(path)
+    rig.tick(60)
+    assert StatusCode.WORKSPACE in {o.code for o in rig.outputs}
+    assert max(rig.excess_m(o.positions_J) for o in rig.outputs) < 0.08
+    rig.assert_inside_limits()
+
+
+def test_a_hundred_activations_leave_nothing_behind(rig):
+    for _ in range(100):
+        rig.tick(2)
+        rig.loop.deactivate()
+        rig.tick(3)
+        try:
+            rig.loop.activate(0)
+        except InputError as error:
+            pytest.fail(str(error))
+    assert rig.loop.state is ControlState.IDLE
