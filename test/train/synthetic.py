@@ -27,7 +27,7 @@ def write_dataset(folder: Path, *, shards: int = 1, episodes: int = 8, frames: i
         "phases": list(PHASES),
         "colours": list(COLOURS),
         "kinds": list(KINDS),
-        "plan": {"x": [0.1, 0.6], "y": [-0.3, 0.3]},
+        "plan": {"low": [0.1, -0.3], "high": [0.6, 0.3], "unit": "m", "frame": "base_link"},
         "action": ACTION_SPEC.to_dict(),
         "seeds": [seed],
     }

@@ -35,11 +35,13 @@ class PolicyConfig:
     tokens a position of its own (RT-2's layout); "step" packs the D tokens of one step into one position (their
     embeddings are bound to their dimension and summed, and one projection per dimension reads them), which makes
     the label stream about 2.4 times shorter. The graph's inputs and outputs are the same.
+    `seen_tokens` are the vocabulary ids of the words for colours, then kinds, that the vision tokens are taught to say.
     `vision_depth` counts the blocks that still change the vision tokens; later blocks only read them.
     """
 
     vocab_size: int
     first_action_token: int
+    seen_tokens: tuple[int, ...]
     pad_token: int = 0
     text_tokens: int = TEXT_TOKENS
     cameras: tuple[CameraSpec, ...] = CAMERAS
@@ -49,8 +51,6 @@ class PolicyConfig:
     action_dims: int = ACTION_SPEC.num_dims
     num_bins: int = ACTION_SPEC.num_bins
     plan_phases: int = 8
-    num_colours: int = 6
-    num_kinds: int = 4
     width: int = 192
     depth: int = 6
     vision_depth: int = 3
@@ -67,13 +67,15 @@ class PolicyConfig:
         _check_choice("activation", self.activation, ACTIVATIONS)
         if self.width % self.heads:
             raise ConfigError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
-        if not 0 < self.vision_depth <= self.depth:
-            raise ConfigError(f"model.vision_depth {self.vision_depth} must lie in 1..depth ({self.depth})")
+        if not 0 < self.vision_depth < self.depth:
+            raise ConfigError(f"model.vision_depth {self.vision_depth} must lie in 1..depth - 1 ({self.depth - 1})")
         if self.first_action_token + self.num_bins > self.vocab_size:
             raise ConfigError(
                 f"action ids end at {self.first_action_token + self.num_bins} but the vocabulary has "
                 f"{self.vocab_size} ids: raise model.vocab_size"
             )
+        if not self.seen_tokens or not all(0 <= token < self.first_action_token for token in self.seen_tokens):
+            raise ConfigError(f"model.seen_tokens must be text ids below {self.first_action_token}, got {self.seen_tokens}")
         if not self.cameras:
             raise ConfigError("the policy needs at least one camera: set model.cameras")
         for camera in self.cameras:
@@ -111,8 +113,9 @@ class PolicyConfig:
         values = dict(values)
         if "cameras" in values:
             values["cameras"] = tuple(CameraSpec.from_dict(camera) for camera in values["cameras"])
-        if "stem_channels" in values:
-            values["stem_channels"] = tuple(values["stem_channels"])
+        for key in ("stem_channels", "seen_tokens"):
+            if key in values:
+                values[key] = tuple(values[key])
         return cls(**values)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vla_ros.model.config import PolicyConfig, grid_of
+from vla_ros.model.config import PolicyConfig, vision_tokens_of
 from vla_ros.model.transformer import Block
 from vla_ros.model.vision import VisionEncoder
 
@@ -31,13 +31,14 @@ class PolicyOutput:
     """Logits of one pass.
 
     action_NQA: over the bins of each action token. phase_NC: over the plan's phase words. point_N2A: over the bins of
-    the plan's x and y. vision_BVC: per token of the first camera, colours then kinds of the object whose centre lies
+    the plan's x and y. pointed_N2: that place in parts of its bounds, by pointing at cells of the first camera. vision_BVC: per token of the first camera, colours then kinds of the object whose centre lies
     in that cell (multi-label). offset_BV2: that centre inside its cell, 0..1 to the right and down.
     """
 
     action_NQA: Tensor
     phase_NC: Tensor
     point_N2A: Tensor
+    pointed_N2: Tensor
     vision_BVC: Tensor
     offset_BV2: Tensor
 
@@ -70,12 +71,48 @@ class StateEncoder(nn.Module):
         return torch.where(withheld_B[:, None], self.none_E, state_BE)
 
 
+class Pointer(nn.Module):
+    """The plan token picks words of the instruction, the words pick cells of the picture, the cells say where.
+
+    Vision tokens are taught to say colours and kinds in the vocabulary's own embeddings (`spoken`), so that the words of
+    an instruction match the cells that show what they name almost from the first steps on. The result is a place, whose
+    regression tells a young network where to look, which the cross-entropy of a far-away bin does not.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.gain = nn.Parameter(torch.tensor(2.0))
+        self.place = nn.Linear(width, 2)
+        self.tell = nn.Linear(width + 2, width)
+        self.scale = width**-0.5
+
+    def forward(
+        self, plan_NE: Tensor, text_NTE: Tensor, word_NTE: Tensor, padded_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The plan token's change [N, E] and the place [N, 2] in parts of its bounds.
+
+        `text_NTE` are the text's features, `word_NTE` its embeddings; `spoken_BVE` what each cell says.
+        """
+        score_NT = (self.key(text_NTE) @ self.query(plan_NE)[..., None])[..., 0] * self.scale
+        weight_NT = (score_NT + padded_NT * MASKED).softmax(-1)
+        wanted_NE = (weight_NT[:, None] @ word_NTE)[:, 0] * self.gain
+        wanted_BKE = wanted_NE.unflatten(0, (front_BVE.shape[0], -1))
+        weight_BKV = (wanted_BKE @ spoken_BVE.transpose(1, 2)).softmax(-1)
+        place_BV2 = self.place(front_BVE) + 0.5
+        mixed_NX = (weight_BKV @ torch.cat([front_BVE, place_BV2], dim=-1)).flatten(0, 1)
+        return self.tell(mixed_NX), mixed_NX[:, -2:]
+
+
 class Policy(nn.Module):
     """The network. `forward` serves training and inference; thread-safe only for inference in eval mode."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self._front_tokens = vision_tokens_of(config.cameras[0])
         width, group = config.width, config.tokens_per_position
         self.tokens = nn.Embedding(config.vocab_size, width)
         self.vision = VisionEncoder(config)
@@ -87,13 +124,18 @@ class Policy(nn.Module):
         self.mask_E = _table(width)
         self.bind_GE = nn.Parameter(torch.randn(group, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm_point = nn.LayerNorm(width)
+        self.pointer = Pointer(config)
         self.norm_vision = nn.LayerNorm(width)
         self.norm_label = nn.LayerNorm(width)
         self.read_action = nn.Linear(width, group * width)
         self.read_phase = nn.Linear(width, config.plan_phases)
         self.read_point = nn.Linear(width, 2 * width)
-        self.read_vision = nn.Linear(width, config.num_colours + config.num_kinds + 2)
-        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.speak = nn.Linear(width, width)
+        self.rarity_C = nn.Parameter(torch.full((len(config.seen_tokens),), -4.0))
+        self.read_offset = nn.Linear(width, 2)
+        self.register_buffer("seen_tokens", torch.tensor(config.seen_tokens), persistent=False)
+        nn.init.normal_(self.tokens.weight, std=width**-0.5)
 
     def forward(
         self,
@@ -115,12 +157,27 @@ class Policy(nn.Module):
         vision_BVE = self.vision(images)
         label_NLE = self._embed_label(text_NT, self.state(proprio_BS, withheld_B), prefix_NQ)
         mask_N1LL = self.label_mask(text_NT)
-        first_query = text_NT.shape[1] + 1
         for index, block in enumerate(self.blocks):
             vision_BVE, key, value = block.vision(vision_BVE, update=index < self.config.vision_depth)
-            last = index == self.config.depth - 1
-            label_NLE = block.label(label_NLE, key, value, mask_N1LL, start=first_query if last else 0)
-        return self._read(vision_BVE, label_NLE)
+            if index == self.config.depth - 1:
+                label_NLE = block.label(label_NLE, key, value, mask_N1LL, start=text_NT.shape[1] + 1)
+                break
+            label_NLE = block.label(label_NLE, key, value, mask_N1LL)
+            if index == self.config.vision_depth - 1:
+                front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
+                spoken_BVE = self.speak(front_BVE)
+                label_NLE, pointed_N2 = self._point(label_NLE, text_NT, front_BVE, spoken_BVE)
+        label_NQE = self.norm_label(label_NLE)
+        plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
+        asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
+        return PolicyOutput(
+            action_NQA=self.bin_logits(asked_NQE),
+            phase_NC=self.read_phase(plan_NE),
+            point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
+            pointed_N2=pointed_N2,
+            vision_BVC=spoken_BVE @ self.tokens(self.seen_tokens).t() + self.rarity_C,
+            offset_BV2=self.read_offset(front_BVE).sigmoid(),
+        )
 
     def label_mask(self, text_NT: Tensor) -> Tensor:
         """Mask among label tokens, [N, 1, L, L]: 0 where a query (row) may look at a key (column), else `MASKED`."""
@@ -132,6 +189,15 @@ class Policy(nn.Module):
         level_L = torch.tensor([0] * text + [1] + [2] * queries, device=text_NT.device)
         hidden_LL = level_L[None, :] > level_L[:, None]
         return (hidden_NL[:, None, None, :] | hidden_LL).to(self.mask_E.dtype) * MASKED
+
+    def _point(self, label_NLE: Tensor, text_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor) -> tuple[Tensor, Tensor]:
+        """The label stream with what the plan token pointed at, and the place."""
+        text = text_NT.shape[1]
+        normed_NLE = self.norm_point(label_NLE[:, : text + 2])
+        padded_NT = text_NT == self.config.pad_token
+        told_NE, pointed_N2 = self.pointer(normed_NLE[:, -1], normed_NLE[:, :text], self.tokens(text_NT), padded_NT, front_BVE, spoken_BVE)
+        plan_N1E = label_NLE[:, text + 1 : text + 2] + told_NE[:, None]
+        return torch.cat([label_NLE[:, : text + 1], plan_N1E, label_NLE[:, text + 2 :]], dim=1), pointed_N2
 
     def _embed_label(self, text_NT: Tensor, state_BE: Tensor, prefix_NQ: Tensor) -> Tensor:
         text_NTE = self.tokens(text_NT) + self.text_position_TE[: text_NT.shape[1]]
@@ -147,21 +213,6 @@ class Policy(nn.Module):
         group = self.bind_GE.shape[0]
         bound_NPE = (embedded_NQE.unflatten(1, (-1, group)) * self.bind_GE).sum(2)
         return bound_NPE + self.action_position_PE
-
-    def _read(self, vision_BVE: Tensor, label_NQE: Tensor) -> PolicyOutput:
-        config = self.config
-        rows, columns = grid_of(config.cameras[0])
-        seen_BVC = self.read_vision(self.norm_vision(vision_BVE[:, : rows * columns]))
-        label_NQE = self.norm_label(label_NQE)
-        plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
-        asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, config.width)).flatten(1, 2)
-        return PolicyOutput(
-            action_NQA=self.bin_logits(asked_NQE),
-            phase_NC=self.read_phase(plan_NE),
-            point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, config.width))),
-            vision_BVC=seen_BVC[..., :-2],
-            offset_BV2=seen_BVC[..., -2:].sigmoid(),
-        )
 
     def bin_logits(self, asked_E: Tensor) -> Tensor:
         """Logits over the action bins: the vocabulary's own embeddings, restricted to its 256 action ids."""

@@ -50,6 +50,7 @@ class LossConfig:
     Attributes:
         action: weight of the action tokens' cross-entropy.
         plan: weight of the plan (language) part.
+        pointing: weight, inside the plan part, of the distance between pointed and true place, in parts of the bounds.
         vision: weight of the colours and kinds seen in each cell of the first camera.
         offset: weight, inside the vision part, of where in its cell an object's centre lies.
         sigma_bins: width of the Gaussian around a target, in bins (HL-Gauss, arXiv 2403.03950, advises 0.75 bins or more).
@@ -59,6 +60,7 @@ class LossConfig:
 
     action: float = 1.0
     plan: float = 0.3
+    pointing: float = 10.0
     vision: float = 0.3
     offset: float = 1.0
     sigma_bins: float = 1.5

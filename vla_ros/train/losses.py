@@ -76,11 +76,12 @@ class PolicyLoss:
         return (weight_NH * entropy_NH).sum() / (weight_NH.sum().clamp_min(1.0) * dims)
 
     def plan(self, output: PolicyOutput, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the plan's three tokens."""
+        """Mean cross-entropy of the plan's three tokens, and how far off the pointed place is."""
         phase = F.cross_entropy(output.phase_NC, batch.phase_N)
         target_N2A = smooth_targets(batch.point_N2 * self.num_bins, self.config.sigma_bins, self.num_bins)
         point = -(target_N2A * output.point_N2A.log_softmax(-1)).sum(-1).mean()
-        return (phase + 2.0 * point) / 3.0
+        pointed = (output.pointed_N2 - batch.point_N2).abs().sum(-1).mean()
+        return (phase + 2.0 * point) / 3.0 + self.config.pointing * pointed
 
     def vision(self, output: PolicyOutput, batch: Batch) -> Tensor:
         """Binary cross-entropy of colours and kinds per object in the picture, and how far its centre is off."""
@@ -123,6 +124,7 @@ class Metrics:
         self._mean("phase_accuracy", output.phase_NC.argmax(-1) == batch.phase_N)
         place_N2 = (output.point_N2A.argmax(-1) + 0.5) / output.point_N2A.shape[-1]
         self._mean("place_mm", 1e3 * ((place_N2 - batch.point_N2) * self._span_2).norm(dim=-1))
+        self._mean("pointed_mm", 1e3 * ((output.pointed_N2 - batch.point_N2) * self._span_2).norm(dim=-1))
         self._seen(output, batch)
 
     def result(self) -> dict[str, float]:

@@ -61,7 +61,9 @@ def read_meta(folder: Path) -> DatasetMeta:
     if version != FORMAT_VERSION:
         raise fields.refuse(f"format_version is {version}, this release reads {FORMAT_VERSION}: collect again")
     bounds = Fields(fields.raw("plan"), f"{path}: plan", DataError)
-    (x_low, x_high), (y_low, y_high) = (_bound(bounds, axis) for axis in "xy")
+    low, high = (_point(bounds, key) for key in ("low", "high"))
+    if not (low[0] < high[0] and low[1] < high[1]):
+        raise bounds.refuse(f"low {list(low)} must lie below high {list(high)}")
     known = {"format_version", "K", "M", "phases", "colours", "kinds", "plan", "action"}
     return DatasetMeta(
         labels=fields.integer("K", 1),
@@ -69,17 +71,17 @@ def read_meta(folder: Path) -> DatasetMeta:
         phases=tuple(fields.raw("phases")),
         colours=tuple(fields.raw("colours")),
         kinds=tuple(fields.raw("kinds")),
-        point_low=(x_low, y_low),
-        point_high=(x_high, y_high),
+        point_low=low,
+        point_high=high,
         action=ActionSpec.from_dict(fields.raw("action"), f"{path}: action"),
         provenance={key: value for key, value in values.items() if key not in known},
     )
 
 
-def _bound(bounds: Fields, axis: str) -> tuple[float, float]:
-    pair = bounds.raw(axis)
-    if not isinstance(pair, list) or len(pair) != 2 or not pair[0] < pair[1]:
-        raise bounds.refuse(f"'{axis}' must be [low, high] in m, got {pair!r}")
+def _point(bounds: Fields, key: str) -> tuple[float, float]:
+    pair = bounds.raw(key)
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair):
+        raise bounds.refuse(f"'{key}' must be [x, y] in m, got {pair!r}")
     return float(pair[0]), float(pair[1])
 
 
@@ -163,6 +165,6 @@ def _check_values(path: Path, arrays: dict[str, np.ndarray], meta: DatasetMeta, 
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """Finished shard folders, in order. One that still lacks a file is not listed: its writer may be at work."""
+    """Finished shard folders, in order. One with a suffix, or that lacks a file, is not listed: its writer may be at work."""
     names = [f"{name}.npy" for name in ARRAYS] + ["instructions.json"]
-    return [path for path in sorted(folder.glob("shard_*")) if all((path / name).is_file() for name in names)]
+    return [path for path in sorted(folder.glob("shard_*")) if not path.suffix and all((path / name).is_file() for name in names)]

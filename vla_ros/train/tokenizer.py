@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from vla_ros.core.errors import InstructionTooLong
+from vla_ros.core.errors import ConfigError, InstructionTooLong
 from vla_ros.core.text import PLACEHOLDER, build_prompt, normalize_instruction
 
 PAD = "<pad>"
@@ -61,3 +61,14 @@ def encode_prompts(tokenizer: Tokenizer, template: str, instructions: Iterable[s
             raise InstructionTooLong(len(encoding.ids), length)
         row[: len(encoding.ids)] = encoding.ids
     return ids_NT
+
+
+def word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[int, ...]:
+    """The id of each word inside a sentence; raises ConfigError for a word that is not one token."""
+    ids = []
+    for word in words:
+        pieces = tokenizer.encode(f" {word}").ids
+        if len(pieces) != 1:
+            raise ConfigError(f"'{word}' is not one token of the vocabulary: raise run.vocab_size")
+        ids.append(pieces[0])
+    return tuple(ids)

@@ -32,7 +32,7 @@ from vla_ros.train.data import Batch, BatchMaker, Dataset
 from vla_ros.train.losses import Metrics, PolicyLoss
 from vla_ros.train.optim import AveragedWeights, learning_rate, make_optimizer
 from vla_ros.train.prefetch import Prefetcher
-from vla_ros.train.tokenizer import PAD_ID, train_tokenizer
+from vla_ros.train.tokenizer import PAD_ID, train_tokenizer, word_ids
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +174,8 @@ class Trainer:
         return {**parts, "grad_norm": norm, "learning_rate": rate}
 
     def _learn_tokenizer(self, texts: Sequence[str]) -> Tokenizer:
-        return train_tokenizer([*self.dataset.instructions(), *texts], PROMPT_TEMPLATE, self.config.run.vocab_size)
+        meta = self.dataset.meta
+        return train_tokenizer([*self.dataset.instructions(), *meta.colours, *meta.kinds, *texts], PROMPT_TEMPLATE, self.config.run.vocab_size)
 
     def _set_proprio_stats(self) -> None:
         mean_S, std_S = self.dataset.proprio_stats()
@@ -238,8 +239,7 @@ def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer) -
         "action_dims": meta.action.num_dims,
         "num_bins": meta.action.num_bins,
         "plan_phases": len(meta.phases),
-        "num_colours": len(meta.colours),
-        "num_kinds": len(meta.kinds),
+        "seen_tokens": word_ids(tokenizer, [*meta.colours, *meta.kinds]),
     }
     clash = sorted(set(fixed) & set(config.model))
     if clash:

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint to policy bundle: `vla export`.
+
+The ONNX graph is compared with the network on recorded frames before anything is written; a graph that differs is refused.
+Axes: T text tokens, P proprioception entries, Q = H*D action tokens, A bins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vla_ros import __version__
+from vla_ros.core.action import ActionSpec
+from vla_ros.core.errors import ConfigError, VlaError
+from vla_ros.core.manifest import ContextSpec, Manifest, ProprioSpec, VocabularySpec
+from vla_ros.core.plan import PlanSlot, PlanSpec
+from vla_ros.core.tabletop import BASE_FRAME, JOINT_NAMES, PROMPT_TEMPLATE, PROPRIO_NAMES, ROBOT
+from vla_ros.model.policy import Policy, keep_committed
+from vla_ros.model.vision import ConvStem
+from vla_ros.results import write_json
+from vla_ros.runtime.bundle import load_bundle
+from vla_ros.runtime.contract import ACTION_LOGITS, PLAN_TOKENS, PREFIX_TOKENS, PROPRIO, TEXT_IDS, image_input
+from vla_ros.runtime.session import OnnxPolicy
+from vla_ros.train.checkpoint import load_checkpoint, restore_policy, restore_tokenizer
+from vla_ros.train.config import TrainConfig
+from vla_ros.train.data import BatchMaker, Dataset
+from vla_ros.train.tokenizer import PAD_ID
+
+_log = logging.getLogger(__name__)
+
+OPSET = 18
+# Sums of some thousand float32 products of size one, added in another order: about 1e-4 is usual, 1e-2 would be a fault.
+MAX_LOGIT_DIFFERENCE = 2e-3
+TOKENIZER_FILE, POLICY_FILE = "tokenizer.json", "policy.onnx"
+
+
+class ParityError(VlaError):
+    """The exported graph does not answer as the network does."""
+
+
+class ExportedPolicy(nn.Module):
+    """The policy with the graph's inputs and outputs: one frame, one instruction."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.cameras = [camera.name for camera in policy.config.cameras]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures in the order of cameras, then text_ids, proprio, prefix_tokens; returns action_logits, plan_tokens."""
+        *pictures, text_1T, proprio_1P, prefix_1Q = inputs
+        output = self.policy(dict(zip(self.cameras, pictures)), text_1T, proprio_1P, prefix_1Q)
+        logits_1QA = keep_committed(output.action_NQA, prefix_1Q, self.policy.config.first_action_token)
+        plan_13 = torch.cat([output.phase_NC.argmax(-1, keepdim=True), output.point_N2A.argmax(-1)], dim=1)
+        return logits_1QA, plan_13
+
+
+def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, threads: int = 2, description: str = "") -> dict[str, Any]:
+    """Writes a bundle to `out`, replacing what an earlier export left there.
+
+    Returns:
+        Parity and latency: `max_logit_difference`, `frames`, `inference_ms` (p50, p99), `threads`, `sha256`.
+
+    Raises:
+        ConfigError: checkpoint or data unusable.
+        ParityError: the graph differs from the network; nothing is written.
+    """
+    state = load_checkpoint(checkpoint)
+    policy = restore_policy(state)
+    samples = _samples(state, data, frames)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        staged = Path(folder) / out.name
+        staged.mkdir()
+        export_graph(policy, samples[0], staged / POLICY_FILE)
+        restore_tokenizer(state).save(str(staged / TOKENIZER_FILE))
+        manifest = make_manifest(state, out.name, staged, description)
+        text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
+        (staged / "manifest.yaml").write_text(text, encoding="utf-8")
+        bundle = load_bundle(staged)
+        session = OnnxPolicy(bundle, threads=threads)
+        report = {**check_parity(ExportedPolicy(policy).eval(), session, samples), **measure(session, samples), "threads": threads, "sha256": bundle.sha256}
+        if out.exists():
+            shutil.rmtree(out)
+        staged.rename(out)
+    return report
+
+
+def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path) -> None:
+    """Writes the ONNX graph, batch norm folded and weights inside the file."""
+    wrapped = ExportedPolicy(_fold_batch_norm(policy)).eval()
+    inputs = tuple(torch.from_numpy(array) for array in sample.values())
+    with torch.inference_mode():
+        program = torch.onnx.export(
+            wrapped, inputs, input_names=list(sample), output_names=[ACTION_LOGITS, PLAN_TOKENS],
+            opset_version=OPSET, dynamo=True, external_data=False, optimize=True, verbose=False,
+        )
+    model = program.model_proto
+    _strip_traces(model)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check_parity(reference: ExportedPolicy, session: OnnxPolicy, samples: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Compares every sample's logits and tokens.
+
+    Tokens count as equal if the network itself puts them within the tolerance of its best, since such a tie has no winner.
+
+    Raises:
+        ParityError: naming the sample and the difference.
+    """
+    worst, plan_differences = 0.0, 0
+    for index, sample in enumerate(samples):
+        with torch.inference_mode():
+            logits_1QA, plan_13 = (tensor.numpy() for tensor in reference(*(torch.from_numpy(array) for array in sample.values())))
+        answer = session.infer(sample)
+        difference = float(np.abs(answer[ACTION_LOGITS] - logits_1QA).max())
+        worst = max(worst, difference)
+        if not difference <= MAX_LOGIT_DIFFERENCE:
+            raise ParityError(f"frame {index}: logits differ by {difference:.2g}, allowed are {MAX_LOGIT_DIFFERENCE}: the export is faulty")
+        chosen_1Q = answer[ACTION_LOGITS].argmax(-1)
+        loss_1Q = logits_1QA.max(-1) - np.take_along_axis(logits_1QA, chosen_1Q[..., None], -1)[..., 0]
+        if (loss_1Q > 2 * MAX_LOGIT_DIFFERENCE).any():
+            raise ParityError(f"frame {index}: the graph chooses other action tokens than the network: the export is faulty")
+        plan_differences += int((answer[PLAN_TOKENS] != plan_13).any())
+    if plan_differences > max(1, len(samples) // 50):  # a tie may flip, a fault flips most
+        raise ParityError(f"{plan_differences} of {len(samples)} plans differ: the export is faulty")
+    return {"frames": len(samples), "max_logit_difference": worst, "plans_that_differ": plan_differences}
+
+
+def measure(session: OnnxPolicy, samples: Sequence[dict[str, np.ndarray]], runs: int = 100) -> dict[str, Any]:
+    """Latency of one inference in ms, inputs copied in."""
+    session.warm_up()
+    times_ms = []
+    for run in range(runs):
+        started = time.perf_counter()
+        session.infer(samples[run % len(samples)])
+        times_ms.append(1e3 * (time.perf_counter() - started))
+    cuts = statistics.quantiles(times_ms, n=100)
+    return {"inference_ms": {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2)}}
+
+
+def make_manifest(state: dict[str, Any], name: str, folder: Path, description: str) -> Manifest:
+    """The contract of the files in `folder`."""
+    policy = restore_policy(state)
+    config, data = policy.config, state["data"]
+    queries = 1 + config.num_action_tokens // config.tokens_per_position
+    state_tokens = 1
+    files = {"policy": POLICY_FILE}
+    return Manifest(
+        name=name,
+        description=description or "Tabletop arm that reaches, pushes, picks, puts and stacks what a typed instruction names.",
+        robot=ROBOT,
+        cameras=config.cameras,
+        proprio=tuple(_proprio_spec(entry) for entry in PROPRIO_NAMES),
+        action=ActionSpec.from_dict(data["action"]),
+        vocabulary=VocabularySpec(
+            size=config.vocab_size, first_action_token=config.first_action_token, num_action_tokens=config.num_bins,
+            pad_token=PAD_ID, tokenizer=TOKENIZER_FILE,
+        ),
+        plan=_plan_spec(data),
+        prompt_template=PROMPT_TEMPLATE,
+        decoding="parallel",
+        context=ContextSpec(
+            length=config.num_vision_tokens + config.text_tokens + state_tokens + config.num_action_tokens + queries,
+            image_tokens=config.num_vision_tokens, text_tokens=config.text_tokens, state_tokens=state_tokens,
+            action_tokens=config.num_action_tokens,
+        ),
+        norm_stats={"proprio_mean": _rounded(policy.state.mean_S), "proprio_std": _rounded(policy.state.std_S), "image": "x / 127.5 - 1"},
+        files=files,
+        sha256={file: _sha256(folder / file) for file in (POLICY_FILE, TOKENIZER_FILE)},
+        opset=OPSET,
+        provenance=_provenance(state),
+    )
+
+
+def _samples(state: dict[str, Any], data: Path, frames: int) -> list[dict[str, np.ndarray]]:
+    """Graph inputs from held-out frames; every fourth one has its first step committed."""
+    train = TrainConfig.from_dict(state["train_config"])
+    maker = BatchMaker(Dataset([data], None, train.data.val_fraction), restore_tokenizer(state), train.data, seed=1)
+    text_tokens = restore_policy(state).config.text_tokens
+    first_action_token = state["model_config"]["first_action_token"]
+    samples = []
+    for batch in maker.validation_batches(frames):
+        labels = len(batch.text_NT) // len(batch.proprio_BS)
+        dims = batch.actions_NHD.shape[2]
+        for frame in range(len(batch.proprio_BS)):
+            label = frame * labels + frame % labels
+            text_1T = np.full((1, text_tokens), PAD_ID, dtype=np.int64)
+            text_1T[0, : batch.text_NT.shape[1]] = batch.text_NT[label].numpy()
+            prefix_1Q = batch.prefix_NQ[label : label + 1].numpy().copy()
+            if frame % 4 == 0:
+                prefix_1Q[0, :dims] = first_action_token + np.arange(dims) * 37
+            pictures = {image_input(name): picture[frame : frame + 1].numpy() for name, picture in batch.images.items()}
+            samples.append({**pictures, TEXT_IDS: text_1T, PROPRIO: batch.proprio_BS[frame : frame + 1].numpy(), PREFIX_TOKENS: prefix_1Q})
+    return samples
+
+
+def _fold_batch_norm(policy: Policy) -> Policy:
+    """A copy whose convolutions carry their batch norm's scale and shift."""
+    copy = Policy(policy.config)
+    copy.load_state_dict(policy.state_dict())
+    copy.eval()
+    for encoder in copy.vision.cameras.values():
+        if isinstance(encoder.stem, ConvStem):
+            layers = list(encoder.stem)
+            triples = zip(layers[0::3], layers[1::3], layers[2::3])
+            encoder.stem = nn.Sequential(*(layer for conv, norm, relu in triples for layer in (fuse_conv_bn_eval(conv, norm), relu)))
+    return copy
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Removes what the exporter notes about source files: it is of no use to a robot and would name folders of this machine."""
+    model.doc_string = ""
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        holder.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.doc_string = ""
+
+
+def _proprio_spec(name: str) -> ProprioSpec:
+    metres = name == "gripper_joint" or name in ("tool_x", "tool_y", "tool_z")
+    return ProprioSpec(name=name, unit="m" if metres else "rad", source="joint" if name in JOINT_NAMES else "tool")
+
+
+def _plan_spec(data: dict[str, Any]) -> PlanSpec:
+    places = [
+        PlanSlot(name=name, low=low, high=high, unit="m", frame=BASE_FRAME)
+        for name, low, high in zip("xy", data["point_low"], data["point_high"])
+    ]
+    return PlanSpec(slots=(PlanSlot(name="phase", words=tuple(data["phases"])), *places))
+
+
+def _provenance(state: dict[str, Any]) -> dict[str, Any]:
+    parameters = sum(tensor.numel() for tensor in state["averaged"].values())
+    return {
+        "vla_ros": __version__,
+        "git": _git_hash(),
+        "torch": str(torch.__version__),
+        "parameters": parameters,
+        "training": {"steps": state["step"], "minutes": round(state["elapsed_s"] / 60, 1), "seed": state["train_config"]["run"]["seed"]},
+        "data": {"frames": state["data"]["frames"], "labels_per_frame": state["data"]["labels"], **json.loads(json.dumps(state["data"]["provenance"]))},
+        "validation": {name: round(value, 5) for name, value in state["metrics"].items()},
+    }
+
+
+def _git_hash() -> str:
+    """Commit of the source tree, with `+` if files differ from it; `unknown` outside a clone."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    folder = Path(__file__).resolve().parent
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`vla export`: returns 0 when the bundle is written, 1 when the graph differs from the network."""
+    parser = argparse.ArgumentParser(prog="vla export", description="Turn a checkpoint into a policy bundle that is proven to answer alike.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt or last.pt of a training run")
+    parser.add_argument("--out", type=Path, default=Path("models/tabletop"), metavar="DIR", help="folder of the bundle (default models/tabletop)")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="dataset whose held-out frames are compared")
+    parser.add_argument("--frames", type=int, default=64, help="how many of them (default 64)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the latency figure (default 2)")
+    parser.add_argument("--description", default="", help="one or two sentences for people")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write parity and latency as JSON")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # the exporter's libraries say much at INFO
+    _log.setLevel(logging.INFO)
+    if arguments.frames < 1:
+        raise ConfigError(f"--frames must be at least 1, got {arguments.frames}")
+    try:
+        report = export_bundle(
+            arguments.checkpoint, arguments.out, arguments.data,
+            frames=arguments.frames, threads=arguments.threads, description=arguments.description,
+        )
+    except ParityError as error:
+        _log.error("vla export: %s", error)
+        return 1
+    if arguments.json:
+        write_json(arguments.json, report)
+    latency = report["inference_ms"]
+    _log.info(
+        "%s: %d frames alike, logits differ by at most %.1e; %.1f ms an inference (p99 %.1f) on %d threads",
+        arguments.out, report["frames"], report["max_logit_difference"], latency["p50"], latency["p99"], report["threads"],
+    )
+    return 0
