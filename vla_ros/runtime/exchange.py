@@ -127,7 +127,7 @@ def _attach(name: str, size: int) -> shared_memory.SharedMemory:
     if memory.size < size:
         found = memory.size
         memory.close()
-        raise ConfigError(f"shared memory '{name}' has {found} bytes, needed are {size}: both processes must run the same release and bundle")
+        raise ConfigError(f"shared memory '{name}' has {found} bytes, needed are {size}: run the same release and bundle in both processes")
     return memory
 
 
