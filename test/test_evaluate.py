@@ -139,6 +139,11 @@ H, DT_NS = 5, 200_000_000
 
 
 def chunk_towards(target_J: np.ndarray, observation, done: bool = False) -> ActionChunk:
+    """Waypoints on the straight way to the target, at a speed that every joint can do."""
+    start_J = observation.joint_positions
+    ways_HJ = np.clip(target_J - start_J, -0.08, 0.08) * np.arange(1, H + 1)[:, None]
+    rest_J = target_J - start_J
+    ways_HJ = np.where(np.abs(ways_HJ) > np.abs(rest_J), rest_J, ways_HJ)
     return ActionChunk(
         obs_stamp_ns=observation.stamp_ns,
         generation=observation.generation,
@@ -146,7 +151,7 @@ def chunk_towards(target_J: np.ndarray, observation, done: bool = False) -> Acti
         actions_HD=np.zeros((H, 6)),
         tokens_HD=np.zeros((H, 6), dtype=np.int32),
         confidence_HD=np.ones((H, 6), dtype=np.float32),
-        joint_positions_HJ=np.tile(target_J, (H, 1)),
+        joint_positions_HJ=start_J + ways_HJ,
         terminate_H=np.full(H, done),
     )
 
@@ -183,9 +188,9 @@ def test_a_policy_that_reaches_the_object_succeeds(env):
     kinematics = Kinematics(env.robot)
 
     def towards_the_object(observation):
-        state = env.world_state().objects[env.task.obj]
-        above = state.position + [0, 0, 0.06]
-        joints = kinematics.ik(above, 0.0, observation.joint_positions)
+        above = env.world_state().objects[env.task.obj].position + [0, 0, 0.06]
+        start = env.robot.home
+        joints = kinematics.ik(above, kinematics.tool_yaw(start), start)
         return chunk_towards(np.append(joints[: len(env.robot.arm_joints)], 0.042), observation)
 
     outcome = play(env, Scripted(towards_the_object), limit_s=8.0)
@@ -245,3 +250,19 @@ def test_the_same_seed_gives_the_same_episode(env):
     policy = Scripted(lambda o: chunk_towards(env.robot.home, o))
     first, second = (play(env, policy, seed=11, family=None, limit_s=0.1) for _ in range(2))
     assert first.instruction == second.instruction and math.isclose(first.seconds, second.seconds)
+
+
+# ---- through the real nodes ----
+
+
+def test_the_real_nodes_play_the_same_scenes(still_bundle, env):
+    pytest.importorskip("rclpy")
+    pytest.importorskip("vla_ros.ros.policy_link")
+    from vla_ros.evaluate_ros import play_over_ros
+
+    specs = evaluate.plan_episodes(1, 0, 0, "seen") + evaluate.plan_episodes(0, 1, 0, "seen")
+    results = list(play_over_ros(specs, still_bundle, limit_s=4.0))
+    assert [outcome.spec for outcome in results] == specs
+    assert not any(outcome.success for outcome in results)
+    assert {outcome.reason for outcome in results} == {TIME_LIMIT}
+    assert results[1].instruction != results[2].instruction

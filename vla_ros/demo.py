@@ -187,7 +187,8 @@ class Demo:
             if observer.seen.task_done and not done_s:
                 done_s.append(time.monotonic())
             settled = bool(done_s) and time.monotonic() - done_s[0] > AFTER_DONE_S
-            return (self._scene.judged and observer.seen.success) or settled or _dead(processes) is not None
+            judged_done = self._scene.judged and observer.seen.success
+            return judged_done or settled or observer.is_stopped or _dead(processes) is not None
 
         observer.spin_until(ended, limit_s)
         self._ended_s = time.monotonic()
@@ -207,15 +208,15 @@ class Demo:
             "instruction": self._options.instruction,
             "success": seen.success if self._scene.judged else None,
             "seconds": round(self._ended_s - self._given_s, 2),
-            "control_rate_hz": _rate_hz(seen.command_stamps_ns),
+            "control_rate_hz": _rate_hz(seen.command_times_ns),
             "missed_periods": None if missed is None else int(missed - (self._missed_before or 0)),
             "inference_ms": round(median(seen.inference_ms), 1) if seen.inference_ms else None,
             "video": film,
             "scene_seed": self._scene.seed,
             "plan": seen.plan,
             "status": seen.sentence,
-            "commands": len(seen.command_stamps_ns),
-            "longest_command_gap_ms": _longest_gap_ms(seen.command_stamps_ns),
+            "commands": len(seen.command_times_ns),
+            "longest_command_gap_ms": _longest_gap_ms(seen.command_times_ns),
             "diagnostics": observer.diagnostics,
             "peak_memory_mb": self._memory_mb,
             "bundle": self._bundle.manifest.name,
@@ -253,7 +254,7 @@ class Demo:
         table = Table.grid(padding=(0, 2))
         acting = self._phase not in (START,) and self._given_s > 0
         end_s = self._ended_s or time.monotonic()
-        rate, latency = _rate_hz(seen.command_stamps_ns[-250:]), seen.inference_ms[-1:]
+        rate, latency = _rate_hz(seen.command_times_ns[-250:]), seen.inference_ms[-1:]
         rows = {
             "told": self._options.instruction if acting else "-",
             "plan": seen.plan or "-",
@@ -273,14 +274,14 @@ class Demo:
             self._console.print(Text(line), soft_wrap=True)
 
 
-def _rate_hz(stamps_ns: Sequence[int]) -> float | None:
-    if len(stamps_ns) < 2 or stamps_ns[-1] <= stamps_ns[0]:
+def _rate_hz(times_ns: Sequence[int]) -> float | None:
+    if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:
         return None
-    return round((len(stamps_ns) - 1) * 1e9 / (stamps_ns[-1] - stamps_ns[0]), 2)
+    return round((len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0]), 2)
 
 
-def _longest_gap_ms(stamps_ns: Sequence[int]) -> float | None:
-    gaps = [after - before for before, after in zip(stamps_ns, stamps_ns[1:], strict=False)]
+def _longest_gap_ms(times_ns: Sequence[int]) -> float | None:
+    gaps = [after - before for before, after in zip(times_ns, times_ns[1:], strict=False)]
     return round(max(gaps) * 1e-6, 2) if gaps else None
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     specs = plan_episodes(options.episodes, options.pairs, options.seed, options.split)
     console = Console(stderr=True)
     if options.ros:
-        from vla_ros.ros.evaluation import play_over_ros
+        from vla_ros.evaluate_ros import play_over_ros
 
         results = collect_results(play_over_ros(specs, folder, limit_s=options.limit_s, provider=options.provider), len(specs), console)
     else:

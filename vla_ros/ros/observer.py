@@ -61,21 +61,23 @@ class Seen:
 
     Attributes:
         code: the policy node's status code, such as ``ACTING``.
+        state: its control state; ``latched`` and ``fault`` need a person.
         sentence: that code's sentence.
         task_done: the policy says that the task is done.
         plan: the policy's words.
         success: the simulator's check.
-        command_stamps_ns: header stamps of all commands.
+        command_times_ns: of all commands: the header stamp, or the time of receipt (monotonic) where the stamp is 0, which means "now".
         inference_ms: latency of the policy's newest answer at each diagnostics message.
         pictures: one entry for each picture of the first camera.
     """
 
     code: str = ""
+    state: str = ""
     sentence: str = ""
     task_done: bool = False
     plan: str = ""
     success: bool = False
-    command_stamps_ns: list[int] = field(default_factory=list)
+    command_times_ns: list[int] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
     pictures: deque[Picture] = field(default_factory=lambda: deque(maxlen=2000))
 
@@ -114,11 +116,16 @@ class Observer:
         for camera in self._cameras:
             subscribe(Image, f"{camera}/image_raw", lambda message, name=camera: self._on_image(name, message), qos.SENSOR)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the robot will not move again without a person."""
+        return self.seen.state in ("latched", "fault")
+
     # ---- doing ----
 
     def give(self, instruction: str) -> None:
         """Tells the robot, and the simulator what to judge; what was seen before is forgotten, what stays true is kept."""
-        self.seen = Seen(code=self.seen.code, sentence=self.seen.sentence)
+        self.seen = Seen(code=self.seen.code, state=self.seen.state, sentence=self.seen.sentence)
         self._task.publish(String(data=instruction))
         self._instruction.publish(String(data=instruction))
 
@@ -163,9 +170,20 @@ class Observer:
                 raise NoAnswer(f"{POLICY} is {state.label or 'silent'} after {timeout_s:.0f} s")
             if state.id in steps:
                 request = ChangeState.Request(transition=Transition(id=steps[state.id]))
-                if not self.call(ChangeState, f"{POLICY}/change_state", request, left_s).success:
+                done = self.call(ChangeState, f"{POLICY}/change_state", request, left_s).success
+                if not done and state.id == State.PRIMARY_STATE_UNCONFIGURED:  # activation may only lack a first joint state
                     raise NoAnswer(f"{POLICY} refuses to leave the state {state.label}")
             self.spin_until(lambda: False, 0.1)
+
+    def deactivate_policy(self) -> None:
+        """Lets the policy node stop the robot and command nothing; the instruction is forgotten.
+
+        Raises:
+            NoAnswer: it refused or is silent.
+        """
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+        if not self.call(ChangeState, f"{POLICY}/change_state", request).success:
+            raise NoAnswer(f"{POLICY} refuses to deactivate")
 
     def reset_scene(self, seed: int) -> str:
         """A new scene with the arm at home; returns the instruction that was drawn with it.
@@ -219,6 +237,7 @@ class Observer:
         values = {pair.key: pair.value for pair in message.values}
         changed = message.message != self.seen.sentence
         self.seen.code, self.seen.sentence = values.get("code", ""), message.message
+        self.seen.state = values.get("state", "")
         self.seen.task_done = values.get("task_done") == "True"
         if changed:
             self._on_change(self.seen)
@@ -241,7 +260,7 @@ class Observer:
                 self.seen.inference_ms.append(latency_ms)
 
     def _on_command(self, message: JointTrajectory) -> None:
-        self.seen.command_stamps_ns.append(stamp_to_ns(message.header.stamp))
+        self.seen.command_times_ns.append(stamp_to_ns(message.header.stamp) or time.monotonic_ns())
 
     def _on_image(self, camera: str, message: Image) -> None:
         if self._keep_pictures or camera not in self._latest:

@@ -22,6 +22,8 @@ from vla_ros.processes import Process, own_ros_environment, vla_command
 
 READY_S = 120.0
 AFTER_DONE_S = 2.0
+SETTLE_S = 0.3  # joint states of the new scene reach the node
+ACTIVE_S = 20.0
 _TICK_S = 0.02
 
 
@@ -50,7 +52,6 @@ def play_over_ros(specs: Sequence[EpisodeSpec], bundle: Path, *, limit_s: float,
         stack.callback(observer.close)
         observer.spin_until(lambda: observer.has_pictures() or _dead(processes), READY_S)
         _check(processes)
-        observer.activate_policy(READY_S)
         planner = TabletopEnv()  # draws tasks and words; the robot lives in the simulator's process
         for spec in specs:
             yield _play(observer, planner, spec, limit_s)
@@ -58,11 +59,12 @@ def play_over_ros(specs: Sequence[EpisodeSpec], bundle: Path, *, limit_s: float,
 
 
 def _play(observer: Any, planner: Any, spec: EpisodeSpec, limit_s: float) -> EpisodeResult:
-    """One episode: new scene, instruction, verdict."""
-    observer.hold()
+    """One episode: new scene, instruction, verdict. The node is inactive while the arm is put back: it takes jumps for a fault."""
     observer.reset_scene(spec.seed)
     draw_task(planner, spec)
-    observer.spin_until(lambda: not observer.seen.success and observer.seen.code not in ("ACTING", "WAITING"), 5.0)
+    observer.spin_until(lambda: False, SETTLE_S)
+    observer.activate_policy(READY_S)
+    observer.spin_until(lambda: observer.is_connected() and not observer.seen.success and observer.seen.code == "IDLE", ACTIVE_S)
     observer.give(planner.instruction)
     start_ns, done_ns = observer.node.get_clock().now().nanoseconds, []
 
@@ -73,22 +75,33 @@ def _play(observer: Any, planner: Any, spec: EpisodeSpec, limit_s: float) -> Epi
         seen = observer.seen
         if seen.task_done and not done_ns:
             done_ns.append(observer.node.get_clock().now().nanoseconds)
-        return seen.success or (bool(done_ns) and elapsed_s(done_ns[0]) > AFTER_DONE_S)
+        return seen.success or observer.is_stopped or (bool(done_ns) and elapsed_s(done_ns[0]) > AFTER_DONE_S)
 
     in_time = observer.spin_until(ended, limit_s)
     seconds, seen = elapsed_s(start_ns), observer.seen
-    return EpisodeResult(
+    result = EpisodeResult(
         spec=spec,
         family=planner.task.family,
         instruction=planner.instruction,
         success=seen.success,
-        reason=SUCCESS if seen.success else POLICY_DONE if in_time else TIME_LIMIT,
+        reason=_reason(seen, in_time),
         steps=round(seconds / _TICK_S),
         seconds=round(seconds, 3),
         inferences=len(seen.inference_ms),
         inference_ms=round(float(np.mean(seen.inference_ms)), 2) if seen.inference_ms else 0.0,
         rejected=0,
     )
+    observer.deactivate_policy()
+    return result
+
+
+def _reason(seen: Any, in_time: bool) -> str:
+    """Why the episode ended; a robot that was stopped is told from one that was slow."""
+    if seen.success:
+        return SUCCESS
+    if in_time and seen.task_done:
+        return POLICY_DONE
+    return TIME_LIMIT if seen.code == "ACTING" else seen.sentence
 
 
 def draw_task(planner: Any, spec: EpisodeSpec) -> None:
