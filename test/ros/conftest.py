@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,28 +155,44 @@ def make_bundle() -> Callable[..., Path]:
 _domains = iter(range(os.getpid() % 60 + 1, 10_000))
 
 
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A ROS domain of its own for this test; 101 is the largest that is safe beside Linux's ephemeral ports."""
+@contextlib.contextmanager
+def ros_domain() -> Iterator[int]:
+    """A ROS domain of its own, on this machine only; 101 is the largest that is safe beside Linux's ephemeral ports."""
     number = next(_domains) % 100 + 1
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return number
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(number))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield number
 
 
-@pytest.fixture
-def context(domain: int) -> Iterator[Any]:
-    """An initialised rclpy in this test's domain."""
+@contextlib.contextmanager
+def ros_context() -> Iterator[None]:
+    """An initialised rclpy in a domain of its own."""
     import rclpy
 
     from vla_ros.ros.transport import use_fastdds_profile
 
-    use_fastdds_profile()
-    rclpy.init()
-    try:
-        yield None
-    finally:
-        rclpy.try_shutdown()
+    with ros_domain():
+        use_fastdds_profile()
+        rclpy.init()
+        try:
+            yield
+        finally:
+            rclpy.try_shutdown()
+
+
+@pytest.fixture
+def domain() -> Iterator[int]:
+    """A ROS domain for this test alone."""
+    with ros_domain() as number:
+        yield number
+
+
+@pytest.fixture
+def context() -> Iterator[None]:
+    """An initialised rclpy for this test alone."""
+    with ros_context():
+        yield
 
 
 @pytest.fixture
@@ -195,3 +213,128 @@ def wait_until() -> Callable[..., Any]:
                 spin()
 
     return wait
+
+
+class Rig:
+    """The policy node in this process, its executor in a thread, beside a fake robot. Lifecycle requests run in the executor's thread."""
+
+    def __init__(self, bundle: Path, **parameters: Any) -> None:
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.parameter import Parameter
+
+        from vla_ros.core.paths import robot_config_path
+        from vla_ros.robot import RobotDescription
+        from vla_ros.ros.fake_robot import FakeRobot
+        from vla_ros.ros.policy_node import PolicyNode
+
+        self.description = RobotDescription.load(robot_config_path(tabletop.ROBOT))
+        # Ages are wide where a test is not about them: the machine that runs the tests may be busy.
+        defaults = {"model": str(bundle), "realtime.sched_fifo_priority": 0, "max_joint_age_s": 0.4, "max_image_age_s": 0.6, "max_skew_s": 0.6}
+        values = {**defaults, **{k.replace("__", "."): v for k, v in parameters.items()}}
+        self.robot = FakeRobot(self.description, tabletop.CAMERAS)
+        self.node = PolicyNode([Parameter(k, value=v) for k, v in values.items()])
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+        """Runs ``function`` in the executor's thread."""
+        task = self._executor.create_task(function)
+        self.until(task.done, "the executor's thread answers", timeout_s)
+        return task.result()
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+        """Waits for a condition."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s} s: {what}; statuses: {[s['code'] for s in self.robot.statuses[-12:]]}")
+            time.sleep(0.005)
+        return value
+
+    def configure(self) -> str:
+        """Returns the lifecycle state afterwards."""
+        self.run(self.node.trigger_configure)
+        return self.node.label
+
+    def activate(self) -> str:
+        """Returns the lifecycle state afterwards; waits until topics are connected."""
+        self.run(self.node.trigger_activate)
+        if self.node.label == "active":
+            self.until(lambda: self.robot.hears_instructions and self.robot.commands, "the node is connected")
+        return self.node.label
+
+    def start(self, instruction: str = "go") -> Any:
+        """Configures, activates, instructs, and waits until the robot moves. Returns the fake robot."""
+        assert self.configure() == "inactive"
+        assert self.activate() == "active"
+        return self.go(instruction)
+
+    def go(self, instruction: str = "go") -> Any:
+        """Instructs and waits until the robot moves."""
+        self.robot.instruct(instruction)
+        self.until(lambda: self.robot.code == "ACTING" and self.robot.speed() > 0.01, "the robot moves")
+        return self.robot
+
+    def until_code(self, code: str, timeout_s: float = 15.0) -> None:
+        """Waits until ``~/status`` has this code."""
+        self.until(lambda: self.robot.code == code, f"status {code}", timeout_s)
+
+    def until_at_rest(self) -> None:
+        """Waits until the command has come to rest."""
+        self.until(lambda: self.robot.speed() == 0.0, "the command is at rest")
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Dropped messages so far."""
+        return dict(self.node.interface.drops.counts)
+
+    def close(self) -> None:
+        """Frees everything."""
+        self.run(self.node.close)
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(2.0)
+        self.node.destroy_node()
+        self.robot.close()
+
+
+@pytest.fixture
+def make_rig(context: Any, tiny_bundle: Path) -> Iterator[Callable[..., Rig]]:
+    """``make_rig(bundle=None, **parameters)``: dots in parameter names are written as two underscores."""
+    rigs: list[Rig] = []
+
+    def make(bundle: Path | None = None, **parameters: Any) -> Rig:
+        rigs.append(Rig(bundle or tiny_bundle, **parameters))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture(scope="module")
+def shared_rig(tiny_bundle: Path) -> Iterator[Rig]:
+    """One configured node for all tests of a module: loading takes a second. Use through ``rig``."""
+    with ros_context():
+        shared = Rig(tiny_bundle)
+        assert shared.configure() == "inactive"
+        yield shared
+        shared.close()
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Rig:
+    """The shared node, freshly activated and idle, beside a robot without faults."""
+    robot = shared_rig.robot
+    robot.joints_on, robot.cameras_on, robot.follows = True, {c.name for c in tabletop.CAMERAS}, True
+    robot.alter_joints, robot.alter_image = (lambda _: None), (lambda _, __: None)
+    robot.press_e_stop(False)
+    if shared_rig.node.label == "active":
+        shared_rig.run(shared_rig.node.trigger_deactivate)
+    robot.position_J = shared_rig.description.home.copy()
+    for recorded in (robot.commands, robot.statuses, robot.actions, robot.tokens, robot.plans):
+        recorded.clear()
+    shared_rig.until(lambda: shared_rig.activate() == "active", "the node is active again")
+    shared_rig.until_code("IDLE")
+    return shared_rig

@@ -30,7 +30,7 @@ class CommandBuilder(Protocol):
     message_type: type
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> Any:
-        """Returns the message, valid until the next call. Position (rad or m) is that at the end of the period that begins at ``stamp_ns``."""
+        """Returns the message, valid until the next call. ``position_J`` (rad or m) is due one period after ``stamp_ns``."""
 
 
 def make_command_builder(interface: str, robot: RobotDescription, period_s: float, points: int = 3) -> CommandBuilder:

@@ -81,6 +81,7 @@ class ControlRunner:
         self._joint_sample: JointSample | None = None
         self._joint_received_ns: int | None = None
         self._edge: tuple[Any, ...] = ()
+        self._was_commanded = False
         self.output: ControlOutput | None = None
 
     # ---- any thread ----
@@ -135,8 +136,9 @@ class ControlRunner:
         self._take_answers(now_ns)
         joint_age_ns = _LONG_AGO_NS if self._joint_received_ns is None else monotonic_ns - self._joint_received_ns
         output = self._loop.step(now_ns, Watch(joint_age_ns=joint_age_ns, worker_age_ns=self._link.age_ns, hold=self._link.hold))
-        if output.is_commanded:
+        if output.is_commanded or self._was_commanded:  # the last command is the one at rest
             self._sinks.command(output)
+        self._was_commanded = output.is_commanded
         self._link.send(self._loop, self._joint_sample, now_ns)
         self.output = output
         edge = (output.state, output.code, output.warnings)

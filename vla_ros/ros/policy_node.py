@@ -67,11 +67,11 @@ class PolicyNode(LifecycleNode):
         self._server = ParameterServer(self, PolicyNodeParameters, lambda: self._session is not None)
         self._stop_requested = stop_requested or threading.Event()
         self._reader: JointStateReader | None = None
-        self._interface = PolicyInterface(self)
+        self.interface = PolicyInterface(self)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/resume", self._on_resume)
-        self._interface.every(0.1, self._watch_worker)
-        self._interface.every(1.0, self._report)
+        self.interface.every(0.1, self._watch_worker)
+        self.interface.every(1.0, self._report)
 
     @property
     def parameters(self) -> PolicyNodeParameters:
@@ -85,7 +85,7 @@ class PolicyNode(LifecycleNode):
 
     def every(self, period_s: float, callback: Callable[[], None]) -> Any:
         """Calls ``callback`` in the executor's thread by the steady clock; returns the timer."""
-        return self._interface.every(period_s, callback)
+        return self.interface.every(period_s, callback)
 
     @property
     def session(self) -> PolicySession | None:
@@ -98,7 +98,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> None:
         parameters = self.parameters
         contract = Contract.load(parameters)
-        self._session = PolicySession(contract, parameters, self._now_ns, self._interface.sinks, self.get_logger().warning)
+        self._session = PolicySession(contract, parameters, self._now_ns, self.interface.sinks, self.get_logger().warning)
         try:
             self._configure(contract, parameters, self._session)
         except BaseException:
@@ -107,7 +107,7 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self, contract: Contract, parameters: PolicyNodeParameters, session: PolicySession) -> None:
         self._reader = JointStateReader(contract.robot.joint_names)
-        self._interface.open(
+        self.interface.open(
             contract,
             parameters,
             on_joints=self._on_joints,
@@ -123,7 +123,7 @@ class PolicyNode(LifecycleNode):
             "use_sim_time": bool(self.get_parameter("use_sim_time").value),
             "log_level": self.get_logger().get_effective_level().name.lower(),
         }
-        topics = self._interface.camera_topics(contract, parameters)
+        topics = self.interface.camera_topics(contract, parameters)
         session.start_worker(worker_config(contract, parameters, session.link.name, topics, node), self._stop_requested)
         session.start_control()
         bundle = contract.bundle
@@ -135,7 +135,7 @@ class PolicyNode(LifecycleNode):
     @_guarded
     def on_activate(self, state: LifecycleState) -> None:
         session = self._need_session()
-        if self._interface.command_subscribers() == 0:
+        if self.interface.command_subscribers() == 0:
             if self.parameters.require_subscriber:
                 raise InputError(
                     "nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false",
@@ -151,7 +151,7 @@ class PolicyNode(LifecycleNode):
         deadline = time.monotonic() + _FIRST_JOINTS_S
         fresh_ns = round(self.parameters.max_joint_age_s * 0.5e9)
         while session.runner.joint_age_ns > fresh_ns and time.monotonic() < deadline and not self._stop_requested.is_set():
-            for message in self._interface.take_joints():
+            for message in self.interface.take_joints():
                 self._on_joints(message)
             time.sleep(0.005)
 
@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
         session, self._session = self._session, None
         if session is not None:
             session.close()
-        self._interface.close()
+        self.interface.close()
         self._reader = None
 
     def _need_session(self) -> PolicySession:
@@ -225,11 +225,11 @@ class PolicyNode(LifecycleNode):
             )
             sample = reader.read(message, used_ns)
         except InputError as error:
-            self._interface.drop("joint_states", error.code, str(error))
+            self.interface.drop("joint_states", error.code, str(error))
             return
         if stamp_ns == 0:
-            self._interface.drops.counts["joint_states.stamp_zero"] += 1
-        self._interface.accepted("joint_states")
+            self.interface.drops.counts["joint_states.stamp_zero"] += 1
+        self.interface.accepted("joint_states")
         session.runner.put_joints(sample, received_ns)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -256,4 +256,4 @@ class PolicyNode(LifecycleNode):
 
     def _report(self) -> None:
         extra = [StatusCode.INFERENCE_FAILED] if self._session is not None and self._session.gave_up else []
-        self._interface.report(self._session, extra)
+        self.interface.report(self._session, extra)
