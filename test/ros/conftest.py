@@ -283,7 +283,7 @@ class Rig:
 
     def until_at_rest(self) -> None:
         """Waits until the command has come to rest."""
-        self.until(lambda: self.robot.speed() == 0.0, "the command is at rest")
+        self.until(lambda: self.robot.speed() < 1e-6, "the command is at rest")
 
     @property
     def drops(self) -> dict[str, int]:
