@@ -132,3 +132,10 @@ def test_a_missing_package_names_the_extra_that_brings_it(install_main, capsys, 
 def test_a_missing_module_of_our_own_is_a_bug(install_main):
     with pytest.raises(ModuleNotFoundError):
         cli.main([install_main(raising(ModuleNotFoundError("No module named 'vla_ros.x'", name="vla_ros.x")))])
+
+
+def test_the_commands_offer_the_providers_that_the_runtime_knows():
+    session = pytest.importorskip("vla_ros.runtime.session")
+    from vla_ros.results import PROVIDERS
+
+    assert PROVIDERS == tuple(session.PROVIDERS)

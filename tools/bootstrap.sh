@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes the virtual environment that `make demo` and `make test` use, and leaves VENV/.ready-PURPOSE.
-# usage: tools/bootstrap.sh demo|test VENV_DIRECTORY
+# usage: [PYTHON=python3.11] tools/bootstrap.sh demo|test VENV_DIRECTORY
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=$1 venv=$2
@@ -30,12 +30,13 @@ apt_install() { # what-for package...
 # --- Python ----------------------------------------------------------------------------------------------------------
 usable() { "$1" -c 'import sys; sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 12)))' 2>/dev/null; }
 
-find_python() { # the first usable interpreter, one that can make environments before one that cannot
+candidates=${PYTHON:-python3.12 python3.11 python3.10 python3}
+find_python() { # PYTHON where it is set, else the first usable interpreter, one that can make environments before one that cannot
   local candidate
-  for candidate in python3.12 python3.11 python3.10 python3; do
+  for candidate in $candidates; do
     if usable "$candidate" && "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then echo "$candidate"; return; fi
   done
-  for candidate in python3.12 python3.11 python3.10 python3; do
+  for candidate in $candidates; do
     if usable "$candidate"; then echo "$candidate"; return; fi
   done
   return 1
@@ -43,7 +44,7 @@ find_python() { # the first usable interpreter, one that can make environments b
 
 make_venv() {
   local python version
-  python=$(find_python) || fail "needs Python 3.10, 3.11 or 3.12, and finds $(python3 --version 2>&1 || echo none). Install one, e.g.: sudo apt-get install python3.12 python3.12-venv"
+  python=$(find_python) || fail "needs Python 3.10, 3.11 or 3.12 (looked for: $candidates), and finds $(python3 --version 2>&1 || echo none). Install one, e.g.: sudo apt-get install python3.12 python3.12-venv"
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "the venv module of Python $version" "python$version-venv"
   say "making $venv with Python $version"
@@ -58,7 +59,7 @@ ensure_egl() {
 }
 
 # --- packages --------------------------------------------------------------------------------------------------------
-pip_install() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet -c requirements/constraints.txt "$@"; }
+pip_install() { "$venv/bin/python" -m pip --disable-pip-version-check install -qq -c requirements/constraints.txt "$@"; }
 
 install_torch() { # without CUDA's gigabytes where there is no NVIDIA card and a CPU build is at hand
   "$venv/bin/python" -c 'import torch' 2>/dev/null && return

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from vla_ros.core.paths import bundle_dir, robot_config_path
 from vla_ros.figures import percentiles
-from vla_ros.results import machine_facts, write_json
+from vla_ros.results import PROVIDERS, machine_facts, write_json
 
 INSTRUCTION = "put the red cube in the blue bowl"
 WARM_UP_ROUNDS = 5
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="tabletop", help="policy bundle (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=200, help="rounds, each calls every variant once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one inference on the CPU (default: %(default)s)")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where the policy runs (default: %(default)s)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs (default: %(default)s)")
     parser.add_argument("--checkpoint", type=Path, help="training checkpoint of the same network: also measures torch eager")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
     options = parser.parse_args(argv)

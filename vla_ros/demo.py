@@ -26,7 +26,7 @@ from rich.text import Text
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.processes import Process, own_ros_environment, vla_command
-from vla_ros.results import machine_facts, write_json
+from vla_ros.results import PROVIDERS, machine_facts, write_json
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="policy bundle: a folder or a name below models/ (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="scene; by default the first one in which the instruction makes sense")
     parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMIT_S, help="give up after this many seconds (default: %(default)g)")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where the policy runs (default: %(default)s)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of film, report and logs (default: %(default)s)")
     parser.add_argument("--no-video", action="store_true", help="no film: less memory, no time for encoding")
     options = parser.parse_args(argv)

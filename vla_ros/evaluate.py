@@ -24,7 +24,7 @@ from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, ClosedLoop, E
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.figures import success_summary
-from vla_ros.results import machine_facts, write_json
+from vla_ros.results import PROVIDERS, machine_facts, write_json
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
 FAMILIES = ("reach", "push", "pick", "put", "stack")
@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--delay-ms", type=float, default=DEFAULT_DELAY_MS, help="simulated time of one inference (default %(default)g)")
     parser.add_argument("--limit-s", type=float, default=EPISODE_LIMIT_S, help="simulated time limit of an episode (default %(default)g)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where the policy runs")
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs")
     parser.add_argument("--ros", action="store_true", help="through the real nodes over DDS, in real time, one episode at a time")
     parser.add_argument("--require", type=float, metavar="RATE", help="exit with 1 if the success rate is lower than this, 0 to 1")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")

@@ -13,6 +13,9 @@ from pathlib import Path
 from vla_ros import __version__
 from vla_ros.core.errors import ConfigError
 
+#: Execution providers of ``runtime.session``, repeated here so that ``--help`` needs no onnxruntime; a test keeps them equal.
+PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
+
 VERSIONED_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "mujoco", "ros-rclpy", "torch", "pin", "ruckig")
 
 
