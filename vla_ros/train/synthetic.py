@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small made-up datasets that obey the data contract: a coloured square on a grey table; go to where it is."""
+"""Small made-up datasets that obey the data contract, for tests and trials: coloured squares on a grey table; go to one of them."""
 
 from __future__ import annotations
 
