@@ -27,7 +27,7 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
 
     Args:
         folder: where to write it.
-        action_D: terminate, x, y, z, yaw, gripper of the last step; earlier steps are on the way to it.
+        action_D: terminate, x, y, z, yaw, gripper of the last step; earlier steps are on the way to it. NaN makes all logits NaN.
         slow_loops: matrix products that cost time, to make inference slow.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,8 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
 def _constant_logits(action_D: tuple[float, ...]) -> np.ndarray:
     spec = tabletop.ACTION_SPEC
     logits = np.full((1, spec.num_tokens, _BINS), -10.0, np.float32)
+    if np.isnan(action_D).any():
+        return np.full_like(logits, np.nan)
     for step in range(spec.horizon):
         for d, dim in enumerate(spec.dims):
             value = action_D[d] * ((step + 1) / spec.horizon if dim.relative else 1.0)

@@ -75,7 +75,7 @@ class FakeRobot:
         self._images = {c.name: node.create_publisher(Image, f"{c.name}/image_raw", qos.SENSOR_SOURCE) for c in self._cameras}
         self._instruction = node.create_publisher(String, "instruction", qos.COMMAND)
         self._e_stop = node.create_publisher(Bool, "e_stop", qos.COMMAND)
-        node.create_subscription(JointTrajectory, "command", self._on_command, qos.EVENTS)
+        self.command_subscription = node.create_subscription(JointTrajectory, "command", self._on_command, qos.EVENTS)
         node.create_subscription(DiagnosticStatus, "vla_policy/status", self._on_status, qos.STATUS)
         node.create_subscription(Float64MultiArray, "vla_policy/action", self.actions.append, qos.EVENTS)
         node.create_subscription(Int32MultiArray, "vla_policy/action_tokens", self.tokens.append, qos.EVENTS)
