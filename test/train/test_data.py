@@ -12,7 +12,7 @@ import yaml
 from vla_ros.core.action_tokens import ActionTokenizer
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.tabletop import ACTION_SPEC, PROMPT_TEMPLATE
-from vla_ros.train.augment import jitter_pictures
+from vla_ros.train.augment import insert_foreign_words, jitter_pictures
 from vla_ros.train.config import DataConfig
 from vla_ros.train.data import BatchMaker, Dataset, is_held_out, object_targets
 from vla_ros.train.shards import DataError
@@ -172,10 +172,8 @@ def test_a_folder_without_shards_is_refused(tmp_path):
 
 def test_a_text_that_is_too_long_is_refused_by_file(dataset_folder):
     (dataset_folder / "shard_0000" / "instructions.json").write_text('["' + "x9" * 40 + '", "b", "c"]')
-    maker = make(dataset_folder)
     with pytest.raises(DataError, match="shard_0000.instructions.json.*tokens"):
-        for number in range(5):
-            maker.training_batch(number)
+        make(dataset_folder)
 
 
 def test_objects_fall_into_their_cells():
@@ -186,6 +184,19 @@ def test_objects_fall_into_their_cells():
     assert target["seen_BVC"][0, 8].tolist() == [1, 0, 0, 0, 1]
     assert target["seen_BVC"][0, 3].tolist() == [0, 0, 1, 1, 0]
     assert target["offset_BV2"][0, 8] == pytest.approx([0.4, 0.4], abs=1e-5)
+
+
+def test_foreign_words_are_inserted_inside_and_change_nothing_else():
+    text = np.array([[1, 2, 3, 4, 0, 0, 0, 0], [1, 5, 6, 7, 8, 9, 3, 4]])
+    seen = set()
+    for seed in range(100):
+        row, full = insert_foreign_words(text, np.array([20, 21]), np.random.default_rng(seed), 1.0, 0)
+        assert full.tolist() == text[1].tolist()  # no room
+        kept = [i for i in row if i and i < 20]
+        assert kept == [1, 2, 3, 4] and row[0] == 1 and row[row != 0][-1] == 4
+        seen.add(int((row >= 20).sum()))
+    assert seen == {1, 2, 3}
+    assert np.array_equal(insert_foreign_words(text, np.array([20]), np.random.default_rng(0), 0.0, 0), text)
 
 
 def test_colour_jitter_is_light_and_alike_in_all_cameras():

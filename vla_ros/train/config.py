@@ -27,6 +27,7 @@ class DataConfig:
         prefix_probability: chance that a label's first one or two steps are given (committed) to the policy.
         prefix_jitter_bins: half range of noise on committed translations and rotations, since the steps that a robot
             executes are never the expert's exactly.
+        foreign_words: chance that a prompt has one to three text ids inserted that no instruction uses.
         proprio_dropout: chance that a frame's state is withheld, so that the policy does not ignore the pictures.
         rescan_s: how often the dataset folders are searched for new shards; 0 = never.
     """
@@ -39,6 +40,7 @@ class DataConfig:
     tint: float = 0.05
     prefix_probability: float = 0.25
     prefix_jitter_bins: int = 1
+    foreign_words: float = 0.1
     proprio_dropout: float = 0.1
     rescan_s: float = 60.0
 
@@ -60,8 +62,8 @@ class LossConfig:
 
     action: float = 1.0
     plan: float = 0.3
-    pointing: float = 10.0
-    vision: float = 0.3
+    pointing: float = 3.0
+    vision: float = 0.5
     offset: float = 1.0
     sigma_bins: float = 1.5
     early_steps: int = 2

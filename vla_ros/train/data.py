@@ -21,7 +21,7 @@ from vla_ros.core.action_tokens import ActionTokenizer
 from vla_ros.core.errors import ConfigError, InstructionTooLong
 from vla_ros.core.tabletop import CAMERAS, PROMPT_TEMPLATE, TEXT_TOKENS
 from vla_ros.model.config import grid_of
-from vla_ros.train.augment import jitter_pictures
+from vla_ros.train.augment import insert_foreign_words, jitter_pictures
 from vla_ros.train.config import DataConfig
 from vla_ros.train.shards import DataError, DatasetMeta, Shard, find_shards, open_shard, read_meta
 from vla_ros.train.tokenizer import PAD_ID, encode_prompts
@@ -173,6 +173,8 @@ class BatchMaker:
         self._codec = ActionTokenizer(dataset.meta.action, tokenizer.get_vocab_size())
         kinds = [dim.kind for dim in dataset.meta.action.dims]
         self._jittered_D = np.isin(kinds, ("translation", "rotation"))
+        known = np.unique(np.concatenate([self._text_ids(shard).ravel() for shard in dataset.shards]))
+        self._foreign_X = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), known)
 
     def training_batch(self, number: int) -> Batch:
         """Batch `number` of the run, augmented; the same for the same seed, number and shards."""
@@ -198,6 +200,7 @@ class BatchMaker:
         withheld_B = np.zeros(frames, dtype=bool)
         if augment:
             jitter_pictures(pictures, rng, self.config)
+            text_NT = insert_foreign_words(text_NT, self._foreign_X, rng, self.config.foreign_words, PAD_ID)
             committed_NH = _draw_committed(rng, *committed_NH.shape, self.config.prefix_probability)
             withheld_B = rng.random(frames) < self.config.proprio_dropout
         prefix_NQ = self._prefix(rng, actions_NHD, committed_NH)
@@ -210,7 +213,7 @@ class BatchMaker:
             (len(meta.colours), len(meta.kinds)),
         )
         arrays = {
-            "text_NT": text_NT,
+            "text_NT": text_NT[:, : int((text_NT != PAD_ID).sum(1).max())],
             "proprio_BS": np.concatenate([shard.arrays["proprio"][rows] for shard, rows in drawn]),
             "withheld_B": withheld_B,
             "prefix_NQ": prefix_NQ,
@@ -230,9 +233,7 @@ class BatchMaker:
             texts.append(self._text_ids(shard)[shard.arrays["text_index"][at].ravel()])
             actions.append(shard.arrays["actions"][at].reshape(-1, *self.dataset.meta.action.shape))
             plans.append(shard.arrays["plan"][at].reshape(-1, 3))
-        text_NT = np.concatenate(texts)
-        longest = int((text_NT != PAD_ID).sum(1).max())
-        return text_NT[:, :longest], np.concatenate(actions), np.concatenate(plans)
+        return np.concatenate(texts), np.concatenate(actions), np.concatenate(plans)
 
     def _text_ids(self, shard: Shard) -> np.ndarray:
         if shard.path not in self._texts:

@@ -14,7 +14,7 @@ from vla_ros.train.config import OptimConfig
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Fused AdamW; only matrices and convolution kernels decay, not norms, biases, positions or embeddings."""
     decayed, free = [], []
-    for module_name, module in model.named_modules():
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             kernel = isinstance(module, (nn.Linear, nn.Conv2d)) and name == "weight"
             (decayed if kernel else free).append(parameter)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+
+from vla_ros import export
+from vla_ros.core.errors import ConfigError
+from vla_ros.runtime.bundle import load_bundle
+from vla_ros.runtime.contract import ACTION_LOGITS, PREFIX_TOKENS
+from vla_ros.runtime.session import OnnxPolicy
+from vla_ros.train.checkpoint import load_checkpoint, restore_policy
+from vla_ros.train.config import TrainConfig
+from vla_ros.train.data import Dataset
+from vla_ros.train.synthetic import write_dataset
+from vla_ros.train.trainer import Trainer
+
+SETTINGS = {
+    "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8, 16]},
+    "data": {"frames_per_batch": 4, "labels_per_frame": 2, "val_fraction": 0.3, "rescan_s": 0},
+    "run": {"max_steps": 3, "val_frames": 4, "threads": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A dataset folder and a checkpoint of a run of three steps."""
+    folder = tmp_path_factory.mktemp("export")
+    data = write_dataset(folder / "data")
+    config = TrainConfig.from_dict(SETTINGS)
+    Trainer(config, Dataset([data], val_fraction=0.3), folder / "run").run()
+    return data, folder / "run" / "last.pt"
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(trained, tmp_path_factory):
+    data, checkpoint = trained
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    result = out.parent / "result.json"
+    words = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out), "--frames", "8", "--threads", "1", "--json", str(result)]
+    assert export.main(words) == 0
+    report = json.loads(result.read_text())
+    assert report["max_logit_difference"] < export.MAX_LOGIT_DIFFERENCE and report["inference_ms"]["p50"] > 0
+    return out
+
+
+def test_the_bundle_keeps_the_contract(bundle_folder):
+    bundle = load_bundle(bundle_folder)
+    OnnxPolicy(bundle).warm_up(1)  # compares names, types and shapes with the manifest
+    manifest = bundle.manifest
+    assert manifest.name == "tiny" and manifest.robot == "tabletop_arm" and manifest.decoding == "parallel"
+    assert [slot.name for slot in manifest.plan.slots] == ["phase", "x", "y"]
+    assert manifest.provenance["training"]["steps"] == 3
+    assert manifest.provenance["data"]["seeds"] == [0]
+    assert sorted(path.name for path in bundle_folder.iterdir()) == ["manifest.yaml", "policy.onnx", "tokenizer.json"]
+
+
+def test_the_graph_is_plain(bundle_folder):
+    model = onnx.load(bundle_folder / "policy.onnx")
+    kinds = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in kinds
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert not model.functions
+    assert b"/vla_ros/" not in (bundle_folder / "policy.onnx").read_bytes()  # no source paths
+
+
+def test_committed_tokens_come_back(bundle_folder):
+    bundle = load_bundle(bundle_folder)
+    session = OnnxPolicy(bundle)
+    prefix = np.full((1, 30), -1, dtype=np.int64)
+    first = bundle.manifest.vocabulary.first_action_token
+    prefix[0, :6] = first + np.array([0, 17, 255, 3, 128, 200])
+    logits = session.infer({PREFIX_TOKENS: prefix})[ACTION_LOGITS]
+    assert (first + logits[0, :6].argmax(-1)).tolist() == prefix[0, :6].tolist()
+
+
+def test_a_graph_that_answers_otherwise_is_refused(trained, bundle_folder, tmp_path, monkeypatch):
+    """Weights are changed between the comparison's two sides; nothing is written and an earlier bundle stays."""
+    data, checkpoint = trained
+    out = tmp_path / "tiny"
+    write_graph = export.export_graph
+
+    def faulty(policy, sample, path):
+        with torch.no_grad():
+            policy.norm_label.weight.mul_(1.01)
+        write_graph(policy, sample, path)
+        with torch.no_grad():
+            policy.norm_label.weight.div_(1.01)
+
+    monkeypatch.setattr(export, "export_graph", faulty)
+    words = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out), "--frames", "2"]
+    assert export.main(words) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_can_be_read_back(bundle_folder):
+    values = yaml.safe_load((bundle_folder / "manifest.yaml").read_text())
+    assert export.Manifest.from_dict(values).to_dict() == values
+
+
+def test_batch_norm_is_folded_exactly(trained):
+    policy = restore_policy(load_checkpoint(trained[1]))
+    picture = {c.name: torch.randint(0, 256, (1, *c.shape), dtype=torch.uint8) for c in policy.config.cameras}
+    with torch.inference_mode():
+        torch.testing.assert_close(export._fold_batch_norm(policy).vision(picture), policy.vision(picture), rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="none.pt"):
+        export.main(["--checkpoint", str(tmp_path / "none.pt"), "--data", str(tmp_path), "--out", str(tmp_path / "b")])
