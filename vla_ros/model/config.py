@@ -46,7 +46,7 @@ class PolicyConfig:
     text_tokens: int = TEXT_TOKENS
     cameras: tuple[CameraSpec, ...] = CAMERAS
     proprio_dim: int = len(PROPRIO_NAMES)
-    proprio_frequencies: int = 4
+    wave_count: int = 4
     horizon: int = ACTION_SPEC.horizon
     action_dims: int = ACTION_SPEC.num_dims
     num_bins: int = ACTION_SPEC.num_bins

@@ -23,6 +23,7 @@ from vla_ros.model.transformer import Block
 from vla_ros.model.vision import VisionEncoder
 
 MASKED = -1e9  # added to a score that must not count; finite, so that no graph optimiser can make NaN of it
+PLACE_SCALE = 4.0  # parts of the plan's bounds (about 0.6 m) to about standard deviations of the tool's place (0.1 m)
 CERTAIN = 30.0  # margin of a committed token's logit: a probability of 1 in float32
 
 
@@ -43,19 +44,31 @@ class PolicyOutput:
     offset_BV2: Tensor
 
 
-class StateEncoder(nn.Module):
-    """Proprioception in physical units to one state token; a learned stand-in where it is withheld.
+class Waves(nn.Module):
+    """Numbers of size one with their sines and cosines at doubling frequencies, from a wavelength of 8 down.
 
-    Sines and cosines at doubling frequencies let a small network tell millimetres apart (Tancik et al.,
-    arXiv 2006.10739).
+    They let a small network tell millimetres apart (Tancik et al., arXiv 2006.10739).
     """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("frequency_F", torch.pi / 4 * 2.0 ** torch.arange(count), persistent=False)
+
+    def forward(self, x_NS: Tensor) -> Tensor:
+        """[N, S] to [N, S * (1 + 2 * count)]."""
+        phase_NX = (x_NS[..., None] * self.frequency_F).flatten(1)
+        return torch.cat([x_NS, phase_NX.sin(), phase_NX.cos()], dim=1)
+
+
+class StateEncoder(nn.Module):
+    """Proprioception in physical units to one state token; a learned stand-in where it is withheld."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.register_buffer("mean_S", torch.zeros(config.proprio_dim))
         self.register_buffer("std_S", torch.ones(config.proprio_dim))
-        self.register_buffer("frequency_F", torch.pi / 4 * 2.0 ** torch.arange(config.proprio_frequencies))
-        inputs = config.proprio_dim * (1 + 2 * config.proprio_frequencies)
+        self.waves = Waves(config.wave_count)
+        inputs = config.proprio_dim * (1 + 2 * config.wave_count)
         self.layers = nn.Sequential(
             nn.Linear(inputs, config.width), nn.ReLU(), nn.Linear(config.width, config.width)
         )
@@ -64,8 +77,7 @@ class StateEncoder(nn.Module):
     def forward(self, proprio_BS: Tensor, withheld_B: Tensor | None = None) -> Tensor:
         """State token [B, E]; rows where `withheld_B` is true get the learned `none`."""
         normed_BS = (proprio_BS - self.mean_S) / self.std_S
-        phase_BX = (normed_BS[..., None] * self.frequency_F).flatten(1)
-        state_BE = self.layers(torch.cat([normed_BS, phase_BX.sin(), phase_BX.cos()], dim=1))
+        state_BE = self.layers(self.waves(normed_BS))
         if withheld_B is None:
             return state_BE
         return torch.where(withheld_B[:, None], self.none_E, state_BE)
@@ -86,7 +98,8 @@ class Pointer(nn.Module):
         self.key = nn.Linear(width, width)
         self.gain = nn.Parameter(torch.tensor(2.0))
         self.place = nn.Linear(width, 2)
-        self.tell = nn.Linear(width + 2, width)
+        self.waves = Waves(config.wave_count)
+        self.tell = nn.Linear(width + 2 * (1 + 2 * config.wave_count), width)
         self.scale = width**-0.5
 
     def forward(
@@ -103,7 +116,10 @@ class Pointer(nn.Module):
         weight_BKV = (wanted_BKE @ spoken_BVE.transpose(1, 2)).softmax(-1)
         place_BV2 = self.place(front_BVE) + 0.5
         mixed_NX = (weight_BKV @ torch.cat([front_BVE, place_BV2], dim=-1)).flatten(0, 1)
-        return self.tell(mixed_NX), mixed_NX[:, -2:]
+        mixed_NE, place_N2 = mixed_NX[:, :-2], mixed_NX[:, -2:]
+        # Bounds are some standard deviations of the state wide: scaled alike, place and state can be compared.
+        waves_NX = self.waves(PLACE_SCALE * (place_N2 - 0.5))
+        return self.tell(torch.cat([mixed_NE, waves_NX], dim=1)), place_N2
 
 
 class Policy(nn.Module):
