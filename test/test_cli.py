@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from vla_ros import cli
-from vla_ros.core.errors import ConfigError
+from vla_ros.core.errors import ConfigError, VlaError
 
 HEAVY = ("rclpy", "torch", "mujoco", "onnxruntime", "cv2", "pinocchio", "rich", "numpy")
 
@@ -101,6 +101,11 @@ def test_options_reach_the_command_untouched(install_main):
 def test_a_users_mistake_is_one_line_without_traceback(install_main, capsys):
     assert cli.main([install_main(raising(ConfigError("set control_rate_hz to 10..500")))]) == 2
     assert capsys.readouterr().err == "vla bench: set control_rate_hz to 10..500\n"
+
+
+def test_what_was_tried_and_did_not_hold_is_a_measured_failure(install_main, capsys):
+    assert cli.main([install_main(raising(VlaError("the graph answers differently")))]) == 1
+    assert capsys.readouterr().err == "vla bench: the graph answers differently\n"
 
 
 def test_debug_shows_the_traceback(install_main, capsys, monkeypatch):

@@ -181,10 +181,11 @@ def torch_eager(checkpoint: Path, inputs: dict[str, np.ndarray], threads: int) -
     """The network of a checkpoint in torch, on the same inputs."""
     import torch
 
-    from vla_ros.export import load_policy_module
+    from vla_ros.export import ExportedPolicy
+    from vla_ros.train.checkpoint import load_checkpoint, restore_policy
 
     torch.set_num_threads(threads)
-    module = load_policy_module(checkpoint).eval()
+    module = ExportedPolicy(restore_policy(load_checkpoint(checkpoint))).eval()
     tensors = [torch.from_numpy(array) for array in inputs.values()]
 
     def call() -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vla_ros import __version__
-from vla_ros.core.errors import VlaError
+from vla_ros.core.errors import ConfigError, InputError, VlaError
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -127,9 +127,11 @@ def run_module(module: str, argv: Sequence[str], *, program: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except ModuleNotFoundError as error:
-        return _report(program, error, missing_module_hint(error))
-    except VlaError as error:
-        return _report(program, error, str(error))
+        return _report(program, error, missing_module_hint(error), EXIT_WRONG_USE)
+    except (ConfigError, InputError) as error:
+        return _report(program, error, str(error), EXIT_WRONG_USE)
+    except VlaError as error:  # what was tried and did not hold: parity, a node that does not answer
+        return _report(program, error, str(error), EXIT_FAILED)
 
 
 def missing_module_hint(error: ModuleNotFoundError) -> str | None:
@@ -150,13 +152,13 @@ def missing_module_hint(error: ModuleNotFoundError) -> str | None:
     return hint
 
 
-def _report(program: str, error: Exception, message: str | None) -> int:
+def _report(program: str, error: Exception, message: str | None, code: int) -> int:
     if message is None:
         raise error
     if os.environ.get("VLA_DEBUG") == "1":
         traceback.print_exception(error)
     _say(f"{program}: {message}")
-    return EXIT_WRONG_USE
+    return code
 
 
 def _exit_code(code: object) -> int:
