@@ -85,7 +85,6 @@ def rig(robot):
     return Rig(robot)
 
 
-@pytest.mark.xfail(reason="RuckigMotion swings about a moving target: it aims at where the target was", strict=False)
 def test_a_steady_motion_is_followed_through_chunk_after_chunk(rig, robot):
     """Takeovers neither stop nor stutter: the slow joint keeps its velocity over ten chunks from lagging observations."""
     rig.tick(2)

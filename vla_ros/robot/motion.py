@@ -9,6 +9,11 @@ from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ru
 from vla_ros.core.errors import VlaError
 from vla_ros.robot.description import JointLimits
 
+# The position loop closes an error at this part of the speed from which a jerk-limited stop would just fit (1 is Ruckig's own
+# time-optimal motion, which swings about a target that moves), and near zero at this rate, slow against the control rate.
+_CLOSING = 0.35
+_MAX_RATE_1_S = 12.0
+
 
 class MotionError(VlaError):
     """The motion generator found no trajectory inside the limits."""
@@ -16,6 +21,10 @@ class MotionError(VlaError):
 
 class RuckigMotion:
     """Follows targets inside velocity, acceleration and jerk limits. One thread only.
+
+    A moving target is followed by a position loop around Ruckig's velocity interface. Aiming at the target's position and velocity in
+    the shortest time, as Ruckig's position interface does, reaches where the target was, overshoots and swings: on a sine of 0.4 rad/s
+    the error was 0.03 rad and the jerk 30 times the target's; here it is 0.0001 rad and the target's own jerk.
 
     ``position``, ``velocity`` and ``acceleration`` (shape [J]) are what is commanded at the end of the last period.
     """
@@ -27,9 +36,11 @@ class RuckigMotion:
         self._otg = Ruckig(size, dt_s)
         self._input = InputParameter(size)
         self._output = OutputParameter(size)
+        self._input.control_interface = ControlInterface.Velocity
         self._input.max_velocity = limits.velocity.tolist()
         self._input.max_acceleration = limits.acceleration.tolist()
         self._input.max_jerk = limits.jerk.tolist()
+        self._input.target_acceleration = [0.0] * size
         self._input.synchronization = Synchronization.No
         self.position = np.zeros(size)
         self.velocity = np.zeros(size)
@@ -42,37 +53,33 @@ class RuckigMotion:
         self.acceleration = np.zeros_like(self.position)
 
     def track(self, target_position_J: np.ndarray, target_velocity_J: np.ndarray) -> None:
-        """Advances one period towards a moving target, which is clipped so that it can stop before a position limit."""
+        """Advances one period towards where the target is at its end; the velocity always leaves room to stop before a position limit."""
         limits = self._limits
-        position = np.clip(target_position_J, limits.position_min, limits.position_max)
-        self._input.control_interface = ControlInterface.Position
-        self._input.target_position = position.tolist()
-        self._input.target_velocity = self._stoppable(position, target_velocity_J).tolist()
-        self._advance()
+        target_J = np.clip(target_position_J, limits.position_min, limits.position_max)
+        error_J = target_J - (self.position + self._dt_s * self.velocity)
+        self._advance(self._stoppable(target_velocity_J + np.sign(error_J) * self._closing_speed(np.abs(error_J))))
 
     def stop(self) -> None:
         """Advances one period of the fastest stop inside the acceleration and jerk limits."""
-        self._input.control_interface = ControlInterface.Velocity
-        self._input.target_velocity = [0.0] * len(self.position)
-        self._advance()
+        self._advance(np.zeros_like(self.position))
 
-    def _stoppable(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Bounds the velocity at ``position``, so that run-up before it and braking after it both fit between the position limits."""
+    def _closing_speed(self, distance_J: np.ndarray) -> np.ndarray:
+        return np.minimum(_MAX_RATE_1_S * distance_J, _CLOSING * braking_speed(distance_J, self._limits))
+
+    def _stoppable(self, velocity_J: np.ndarray) -> np.ndarray:
+        """Bounds a velocity so that the joint can always stop before its position limits."""
         limits = self._limits
-        # Below the limit by a hair: Ruckig refuses a target velocity that needs a larger one on the way.
-        top = 0.95 * limits.velocity
-        room = np.minimum(limits.position_max - position, position - limits.position_min)
-        # A target that is reached inside a period is passed at its velocity until the period ends.
-        passed = self._dt_s * np.minimum(braking_speed(room, limits), top)
-        fastest = np.minimum(braking_speed(np.maximum(room - passed, 0.0), limits), top)
-        return np.clip(velocity, -fastest, fastest)
+        ahead_J = self.position + self._dt_s * self.velocity
+        top_J = 0.999 * limits.velocity
+        up_J = self._closing_speed(np.maximum(limits.position_max - ahead_J, 0.0))
+        down_J = self._closing_speed(np.maximum(ahead_J - limits.position_min, 0.0))
+        return np.clip(velocity_J, -np.minimum(down_J, top_J), np.minimum(up_J, top_J))
 
-    def _advance(self) -> None:
+    def _advance(self, velocity_J: np.ndarray) -> None:
         self._input.current_position = self.position.tolist()
         self._input.current_velocity = self.velocity.tolist()
         self._input.current_acceleration = self.acceleration.tolist()
-        self._input.target_acceleration = [0.0] * len(self.position)
-        self._otg.reset()  # else a target that has been passed is not turned back to, but left behind at its velocity
+        self._input.target_velocity = velocity_J.tolist()
         result = self._otg.update(self._input, self._output)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no motion inside the limits from {self.position.tolist()} (Ruckig: {result})")
