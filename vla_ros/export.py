@@ -162,9 +162,7 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
     """The contract of the files in `folder`."""
     policy = restore_policy(state)
     config, data = policy.config, state["data"]
-    queries = 1 + config.num_action_tokens // config.tokens_per_position
-    state_tokens = 1
-    files = {"policy": POLICY_FILE}
+    state_tokens, plan = 1, _plan_spec(data)
     return Manifest(
         name=name,
         description=description or "Tabletop arm that reaches, pushes, picks, puts and stacks what a typed instruction names.",
@@ -176,16 +174,16 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
             size=config.vocab_size, first_action_token=config.first_action_token, num_action_tokens=config.num_bins,
             pad_token=PAD_ID, tokenizer=TOKENIZER_FILE,
         ),
-        plan=_plan_spec(data),
+        plan=plan,
         prompt_template=PROMPT_TEMPLATE,
         decoding="parallel",
         context=ContextSpec(
-            length=config.num_vision_tokens + config.text_tokens + state_tokens + config.num_action_tokens + queries,
+            length=config.num_vision_tokens + config.text_tokens + state_tokens + len(plan.slots) + config.num_action_tokens,
             image_tokens=config.num_vision_tokens, text_tokens=config.text_tokens, state_tokens=state_tokens,
             action_tokens=config.num_action_tokens,
         ),
         norm_stats={"proprio_mean": _rounded(policy.state.mean_S), "proprio_std": _rounded(policy.state.std_S), "image": "x / 127.5 - 1"},
-        files=files,
+        files={"policy": POLICY_FILE},
         sha256={file: _sha256(folder / file) for file in (POLICY_FILE, TOKENIZER_FILE)},
         opset=OPSET,
         provenance=_provenance(state),
