@@ -91,7 +91,7 @@ def test_row_46_nan_logits_are_rejected_and_latch(make_rig, make_bundle, tmp_pat
     assert rig.configure() == "inactive" and rig.activate() == "active"
     rig.robot.instruct("go")
     rig.until_code("CHUNKS_REJECTED")
-    assert rig.robot.speed() == 0.0 and rig.robot.state == "latched"
+    assert rig.robot.speed() < 1e-6 and rig.robot.state == "latched"
 
 
 def test_a_policy_that_says_done_ends_the_task(make_rig, make_bundle, tmp_path):

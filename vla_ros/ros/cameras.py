@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's cameras: takes the newest message of each topic when an inference is due, converts and prepares it.
 
-There is no executor: a subscription of depth 1 keeps the newest message inside the middleware, where it costs no Python until it is wanted.
+No executor delivers pictures: the newest message stays inside the middleware, where it costs no Python until it is wanted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vla_ros.ros import qos
 from vla_ros.ros.compressed_images import compressed_to_rgb
 from vla_ros.ros.diagnostics import DropCounter
 from vla_ros.ros.images import image_to_rgb
+from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 from vla_ros.ros.worker_process import WorkerConfig
 from vla_ros.runtime.worker import CameraFrame
@@ -32,7 +33,7 @@ _BLACK = 8  # of 255: no pixel of a black picture is brighter; sensors with a ca
 @dataclass
 class _Camera:
     spec: CameraSpec
-    subscription: Any
+    topic: PolledSubscription
     frame: CameraFrame | None = None
     frame_id: str | None = None
     changed_ns: int = 0
@@ -54,9 +55,8 @@ class RosCameras:
         self._convert: Callable[[Any, int], np.ndarray] = compressed_to_rgb if self._is_compressed else image_to_rgb
         self._travel = 0.0
         self._joints_J: np.ndarray | None = None
-        # The callback is never called: no executor spins this node.
         self._cameras = [
-            _Camera(spec=spec, subscription=node.create_subscription(self._message_type, topic.topic, lambda _: None, qos.SENSOR))
+            _Camera(spec=spec, topic=PolledSubscription(node, self._message_type, topic.topic, qos.SENSOR))
             for spec, topic in zip(cameras, config.cameras, strict=True)
         ]
 
@@ -77,13 +77,12 @@ class RosCameras:
         return {c.spec.name: c.frame for c in self._cameras if c.frame is not None}
 
     def _refresh(self, camera: _Camera) -> None:
-        with camera.subscription.handle:
-            taken = camera.subscription.handle.take_message(self._message_type, False)
-        if taken is None:
+        message = camera.topic.take()
+        if message is None:
             return
         name, now_ns = camera.spec.name, self.now_ns()
         try:
-            self._accept(camera, taken[0], now_ns)
+            self._accept(camera, message, now_ns)
         except InputError as error:
             if self.drops.dropped(name, error.code):
                 self._node.get_logger().warning(f"picture of camera '{name}' dropped ({error.code}): {error}")

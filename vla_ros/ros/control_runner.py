@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control thread's work: everything that touches the control loop happens here, once a period. Must not import rclpy.
 
-Other threads leave messages: the newest joint state, the newest instruction, every e-stop edge, and calls whose answer somebody waits for.
-Nothing here waits for them.
+It takes the newest joint state and instruction itself. Other threads leave every e-stop message, and calls whose answer somebody waits for;
+nothing here waits for them.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +20,18 @@ from vla_ros.core.errors import DecodeError, InputError
 from vla_ros.core.safety import StatusCode
 from vla_ros.ros.joint_states import JointSample
 
-_LONG_AGO_NS = 3_600_000_000_000  # an age of what never came
+
+class Inputs(Protocol):
+    """What comes from the robot and from people."""
+
+    sample: JointSample | None
+
+    def apply(self, loop: ControlLoop, now_ns: int) -> None:
+        """Gives the loop what is new; raises nothing."""
+
+    @property
+    def joint_age_ns(self) -> int:
+        """Since the last accepted joint state, monotonic clock."""
 
 
 class PolicyLink(Protocol):
@@ -68,31 +78,20 @@ class TickSinks:
 class ControlRunner:
     """Feeds one control loop and hands its results on. :meth:`tick` runs in the control thread, everything else in any other one."""
 
-    def __init__(self, loop: ControlLoop, link: PolicyLink, now_ns: Callable[[], int], sinks: TickSinks) -> None:
-        """Args: the loop, the exchange with the worker, the ROS clock, and where results go."""
+    def __init__(self, loop: ControlLoop, link: PolicyLink, inputs: Inputs, now_ns: Callable[[], int], sinks: TickSinks) -> None:
+        """Args: the loop, the exchange with the worker, what the robot and people say, the ROS clock, and where results go."""
         self._loop = loop
+        self._inputs = inputs
         self._link = link
         self._now_ns = now_ns
         self._sinks = sinks
-        self._joints: deque[tuple[JointSample, int]] = deque(maxlen=1)
-        self._instruction: deque[str] = deque(maxlen=1)
         self._e_stop: deque[bool] = deque(maxlen=64)
         self._calls: deque[tuple[Callable[[ControlLoop, int], Any], Future]] = deque()
-        self._joint_sample: JointSample | None = None
-        self._joint_received_ns: int | None = None
         self._edge: tuple[Any, ...] = ()
         self._was_commanded = False
         self.output: ControlOutput | None = None
 
     # ---- any thread ----
-
-    def put_joints(self, sample: JointSample, received_ns: int) -> None:
-        """Leaves a joint state; the newest wins. ``received_ns`` is on the monotonic clock."""
-        self._joints.append((sample, received_ns))
-
-    def put_instruction(self, text: str) -> None:
-        """Leaves an instruction; the newest wins, so that a flood costs one look a period."""
-        self._instruction.append(text)
 
     def put_e_stop(self, pressed: bool) -> None:
         """Leaves an e-stop message. All of them are looked at: a press must latch even if a release follows at once."""
@@ -118,9 +117,8 @@ class ControlRunner:
 
     @property
     def joint_age_ns(self) -> int:
-        """Since the last accepted joint state, monotonic clock; an hour if none has come."""
-        received = self._joint_received_ns
-        return _LONG_AGO_NS if received is None else time.monotonic_ns() - received
+        """Since the last accepted joint state, monotonic clock."""
+        return self._inputs.joint_age_ns
 
     @property
     def counts(self) -> Counter[str]:
@@ -129,45 +127,30 @@ class ControlRunner:
 
     # ---- control thread ----
 
-    def tick(self, monotonic_ns: int) -> None:
+    def tick(self, _monotonic_ns: int) -> None:
         """One control period."""
         now_ns = self._now_ns()
-        self._take_messages(monotonic_ns)
+        while self._e_stop:
+            self._loop.set_e_stop(self._e_stop.popleft())
+        self._inputs.apply(self._loop, now_ns)
+        while self._calls:
+            self._answer(*self._calls.popleft())
         self._take_answers(now_ns)
-        joint_age_ns = _LONG_AGO_NS if self._joint_received_ns is None else monotonic_ns - self._joint_received_ns
-        output = self._loop.step(now_ns, Watch(joint_age_ns=joint_age_ns, worker_age_ns=self._link.age_ns, hold=self._link.hold))
+        watch = Watch(joint_age_ns=self._inputs.joint_age_ns, worker_age_ns=self._link.age_ns, hold=self._link.hold)
+        output = self._loop.step(now_ns, watch)
         if output.is_commanded or self._was_commanded:  # the last command is the one at rest
             self._sinks.command(output)
         self._was_commanded = output.is_commanded
-        self._link.send(self._loop, self._joint_sample, now_ns)
+        self._link.send(self._loop, self._inputs.sample, now_ns)
         self.output = output
         edge = (output.state, output.code, output.warnings)
         if edge != self._edge:
             self._edge = edge
             self._sinks.edge(output)
 
-    def _take_messages(self, monotonic_ns: int) -> None:
-        while self._e_stop:
-            self._loop.set_e_stop(self._e_stop.popleft())
-        if self._joints:
-            self._take_joints(*self._joints.popleft())
-        if self._instruction:
-            self._loop.set_instruction(self._instruction.popleft())
-        while self._calls:
-            function, future = self._calls.popleft()
-            self._answer(function, future, self.joint_age_ns)
-
-    def _take_joints(self, sample: JointSample, received_ns: int) -> None:
+    def _answer(self, function: Callable[[ControlLoop, int], Any], future: Future) -> None:
         try:
-            self._loop.put_joints(sample.stamp_ns, sample.positions_J)
-        except InputError as error:
-            self._sinks.drop(error.code, str(error))
-            return
-        self._joint_sample, self._joint_received_ns = sample, received_ns
-
-    def _answer(self, function: Callable[[ControlLoop, int], Any], future: Future, joint_age_ns: int) -> None:
-        try:
-            future.set_result(function(self._loop, joint_age_ns))
+            future.set_result(function(self._loop, self._inputs.joint_age_ns))
         except Exception as error:  # belongs to the caller, not to the loop
             future.set_exception(error)
 

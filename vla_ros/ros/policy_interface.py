@@ -6,19 +6,17 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, Int32MultiArray, MultiArrayDimension, String
 
 from vla_ros.core.action import ActionSpec
 from vla_ros.core.chunk import ActionChunk
 from vla_ros.core.control import ControlOutput
-from vla_ros.core.errors import InputError
 from vla_ros.core.safety import StatusCode
 from vla_ros.ros import qos
 from vla_ros.ros.command import CommandBuilder, make_command_builder
@@ -40,23 +38,6 @@ def action_message(spec: ActionSpec, rows: int | None = None, message_type: type
     return message
 
 
-def decode_string(raw: bytes) -> str:
-    """Reads a serialized std_msgs/String strictly. rclpy replaces what is no UTF-8 and cuts at a NUL, both in silence.
-
-    Raises:
-        InputError: instruction_not_utf8 or instruction_damaged.
-    """
-    if len(raw) < 8:  # encapsulation header and length, OMG DDSI-RTPS 10.2 and DDS-XTypes 7.4.1
-        raise InputError(f"instruction has {len(raw)} bytes: expected a serialized std_msgs/String", code="instruction_damaged")
-    length = int.from_bytes(raw[4:8], "little" if raw[1] & 1 else "big")
-    if not 0 < length <= len(raw) - 8:
-        raise InputError(f"instruction claims {length} bytes of {len(raw) - 8}", code="instruction_damaged")
-    try:
-        return raw[8 : 8 + length - 1].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"instruction is not UTF-8 at byte {error.start}: send readable text", code="instruction_not_utf8") from error
-
-
 class PolicyInterface:
     """The node's topics. ``open`` makes those that depend on the bundle, ``close`` destroys them."""
 
@@ -76,7 +57,6 @@ class PolicyInterface:
         self._status_publisher = node.create_publisher(DiagnosticStatus, "~/status", qos.STATUS)
         self._diagnostics_publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENTS)
         self._entities: list[tuple[Callable[[Any], bool], Any]] = []
-        self._joint_subscription: Any = None
         self._command: Any = None
         self._action: Any = None
         self._builder: CommandBuilder | None = None
@@ -87,16 +67,7 @@ class PolicyInterface:
         """Calls ``callback`` in the executor's thread, by the steady clock; returns the timer."""
         return self._node.create_timer(period_s, lambda: self._run(callback), clock=self._steady)
 
-    def open(
-        self,
-        contract: Contract,
-        parameters: PolicyNodeParameters,
-        *,
-        on_joints: Callable[[JointState], None],
-        on_instruction: Callable[[str], None],
-        on_bad_instruction: Callable[[], None],
-        on_e_stop: Callable[[bool], None],
-    ) -> None:
+    def open(self, contract: Contract, parameters: PolicyNodeParameters, on_e_stop: Callable[[bool], None]) -> None:
         """Makes the topics of one bundle and robot.
 
         Raises:
@@ -113,14 +84,12 @@ class PolicyInterface:
         self._plan = self._publisher(String, "~/plan", qos.EVENTS)
         self._action_message = action_message(spec)
         self._tokens_message = action_message(spec, spec.horizon, Int32MultiArray)
-        self._joint_subscription = self._subscription(JointState, "joint_states", on_joints, qos.SENSOR)
-        self._subscription(String, "instruction", self._instruction_reader(on_instruction, on_bad_instruction), qos.COMMAND, raw=True)
         self._subscription(Bool, "e_stop", lambda message: on_e_stop(message.data), qos.COMMAND)
 
     def close(self) -> None:
         """Destroys what ``open`` made. Safe to call twice."""
         entities, self._entities = self._entities, []
-        self._command = self._action = self._builder = self._joint_subscription = None
+        self._command = self._action = self._builder = None
         for destroy, entity in entities:
             destroy(entity)
 
@@ -131,40 +100,16 @@ class PolicyInterface:
         suffix = "/compressed" if parameters.image_transport == "compressed" and not parameters.camera_topics else ""
         return {c.name: self._node.resolve_topic_name(name) + suffix for c, name in zip(cameras, names, strict=True)}
 
-    def take_joints(self) -> Iterator[JointState]:
-        """Joint states that are waiting; for a callback that keeps the executor from delivering them."""
-        subscription = self._joint_subscription
-        while subscription is not None:
-            with subscription.handle:
-                taken = subscription.handle.take_message(JointState, False)
-            if taken is None:
-                return
-            yield taken[0]
-
-    def _instruction_reader(self, on_instruction: Callable[[str], None], on_bad_instruction: Callable[[], None]) -> Callable[[bytes], None]:
-        def read(raw: bytes) -> None:
-            try:
-                text = decode_string(raw)
-            except InputError as error:
-                self.drop("instruction", error.code, str(error))
-                on_bad_instruction()
-                return
-            self.accepted("instruction")
-            on_instruction(text)
-
-        return read
-
     # ---- drops ----
 
     def drop(self, source: str, code: str, sentence: str) -> None:
         """Counts a dropped message and logs it once an edge. Any thread."""
         if self.drops.dropped(source, code):
-            self._queue(lambda: self._node.get_logger().warning(f"{source} dropped ({code}): {sentence}"))
+            self.say(f"{source} dropped ({code}): {sentence}")
 
-    def accepted(self, source: str) -> None:
-        """Notes a good message after dropped ones."""
-        if self.drops.accepted(source):
-            self._node.get_logger().info(f"{source} is good again")
+    def say(self, sentence: str) -> None:
+        """Logs a warning from the executor's thread. Any thread, does not block."""
+        self._queue(lambda: self._node.get_logger().warning(sentence))
 
     # ---- control thread ----
 
@@ -244,8 +189,8 @@ class PolicyInterface:
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
 
-    def _subscription(self, message_type: type, topic: str, callback: Callable[[Any], None], profile: Any, raw: bool = False) -> Any:
-        subscription = self._node.create_subscription(message_type, topic, lambda message: self._run(callback, message), profile, raw=raw)
+    def _subscription(self, message_type: type, topic: str, callback: Callable[[Any], None], profile: Any) -> Any:
+        subscription = self._node.create_subscription(message_type, topic, lambda message: self._run(callback, message), profile)
         self._entities.append((self._node.destroy_subscription, subscription))
         return subscription
 

@@ -15,17 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from vla_ros.core.control import ControlLoop, ControlOutput
 from vla_ros.core.errors import InputError, VlaError
 from vla_ros.core.safety import StatusCode
-from vla_ros.ros.joint_states import JointStateReader
 from vla_ros.ros.parameter_server import ParameterServer
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_interface import PolicyInterface
+from vla_ros.ros.robot_inputs import RobotInputs
 from vla_ros.ros.session import Contract, PolicySession, worker_config
-from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 
 _FIRST_JOINTS_S = 2.0  # how long activation waits for a first joint state
 _STOP_S = 3.0  # how long deactivation waits for the robot to come to rest
@@ -63,10 +62,10 @@ class PolicyNode(LifecycleNode):
             ConfigError: a parameter is wrong.
         """
         self._session: PolicySession | None = None
+        self._inputs: RobotInputs | None = None
         super().__init__("vla_policy", parameter_overrides=overrides or [], **kwargs)
         self._server = ParameterServer(self, PolicyNodeParameters, lambda: self._session is not None)
         self._stop_requested = stop_requested or threading.Event()
-        self._reader: JointStateReader | None = None
         self.interface = PolicyInterface(self)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/resume", self._on_resume)
@@ -96,27 +95,24 @@ class PolicyNode(LifecycleNode):
 
     @_guarded
     def on_configure(self, state: LifecycleState) -> None:
-        parameters = self.parameters
-        contract = Contract.load(parameters)
-        self._session = PolicySession(contract, parameters, self._now_ns, self.interface.sinks, self.get_logger().warning)
         try:
-            self._configure(contract, parameters, self._session)
+            self._configure(Contract.load(self.parameters), self.parameters)
         except BaseException:
             self._free()
             raise
 
-    def _configure(self, contract: Contract, parameters: PolicyNodeParameters, session: PolicySession) -> None:
-        self._reader = JointStateReader(contract.robot.joint_names)
-        self.interface.open(
-            contract,
-            parameters,
-            on_joints=self._on_joints,
-            on_instruction=session.runner.put_instruction,
-            on_bad_instruction=lambda: session.runner.post(
-                lambda loop, _: loop.refuse_instruction(loop.generation, StatusCode.INSTRUCTION_INVALID)
-            ),
-            on_e_stop=session.runner.put_e_stop,
+    def _configure(self, contract: Contract, parameters: PolicyNodeParameters) -> None:
+        self._inputs = RobotInputs(
+            self,
+            contract.robot.joint_names,
+            max_age_ns=round(parameters.max_joint_age_s * 1e9),
+            max_future_ns=round(parameters.max_future_s * 1e9),
+            drops=self.interface.drops,
+            say=self.interface.say,
         )
+        session = PolicySession(contract, parameters, self._inputs, self._now_ns, self.interface.sinks, self.get_logger().warning)
+        self._session = session
+        self.interface.open(contract, parameters, session.runner.put_e_stop)
         node = {
             "node_name": f"{self.get_name()}_worker",
             "namespace": self.get_namespace(),
@@ -135,24 +131,21 @@ class PolicyNode(LifecycleNode):
     @_guarded
     def on_activate(self, state: LifecycleState) -> None:
         session = self._need_session()
-        if self.interface.command_subscribers() == 0:
-            if self.parameters.require_subscriber:
-                raise InputError(
-                    "nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false",
-                    code="no_subscriber",
-                )
-            self.get_logger().warning("nobody subscribes to the command yet")
+        if self.parameters.require_subscriber and self.interface.command_subscribers() == 0:
+            raise InputError(
+                "nobody subscribes to the command: start the robot's controller, or set command.require_subscriber to false",
+                code="no_subscriber",
+            )
         self._await_joints(session)
         session.runner.call(lambda loop, joint_age_ns: loop.activate(joint_age_ns))
         self.get_logger().info("active: the robot may move")
+        if self.interface.command_subscribers() == 0:
+            self.get_logger().warning("nobody subscribes to the command yet")
 
     def _await_joints(self, session: PolicySession) -> None:
-        """Takes joint states while this callback keeps the executor from doing so."""
         deadline = time.monotonic() + _FIRST_JOINTS_S
         fresh_ns = round(self.parameters.max_joint_age_s * 0.5e9)
         while session.runner.joint_age_ns > fresh_ns and time.monotonic() < deadline and not self._stop_requested.is_set():
-            for message in self.interface.take_joints():
-                self._on_joints(message)
             time.sleep(0.005)
 
     @_guarded
@@ -188,11 +181,11 @@ class PolicyNode(LifecycleNode):
     def _hold(self) -> None:
         """Decelerates to rest and stops commanding."""
         session = self._session
-        if session is None or session.runner.output is None or not session.runner.output.is_commanded:
+        if session is None:
             return
-        session.runner.call(lambda loop, _: loop.deactivate())
+        generation = session.runner.call(_deactivate)
         deadline = time.monotonic() + _STOP_S
-        while session.runner.output.is_commanded and time.monotonic() < deadline:
+        while not _is_over(session.runner.output, generation) and time.monotonic() < deadline:
             time.sleep(0.005)
         self.get_logger().info("holding: nothing is commanded any more")
 
@@ -200,8 +193,10 @@ class PolicyNode(LifecycleNode):
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        inputs, self._inputs = self._inputs, None
+        if inputs is not None:
+            inputs.close()
         self.interface.close()
-        self._reader = None
 
     def _need_session(self) -> PolicySession:
         if self._session is None:
@@ -212,25 +207,6 @@ class PolicyNode(LifecycleNode):
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
-
-    def _on_joints(self, message: JointState) -> None:
-        session, reader, p = self._session, self._reader, self.parameters
-        if session is None or reader is None:
-            return
-        received_ns = time.monotonic_ns()
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        try:
-            used_ns = checked_stamp(
-                stamp_ns, self._now_ns(), max_age_ns=round(p.max_joint_age_s * 1e9), max_future_ns=round(p.max_future_s * 1e9)
-            )
-            sample = reader.read(message, used_ns)
-        except InputError as error:
-            self.interface.drop("joint_states", error.code, str(error))
-            return
-        if stamp_ns == 0:
-            self.interface.drops.counts["joint_states.stamp_zero"] += 1
-        self.interface.accepted("joint_states")
-        session.runner.put_joints(sample, received_ns)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, lambda loop, _: loop.stop(), "stopped: call resume to go on")
@@ -257,3 +233,13 @@ class PolicyNode(LifecycleNode):
     def _report(self) -> None:
         extra = [StatusCode.INFERENCE_FAILED] if self._session is not None and self._session.gave_up else []
         self.interface.report(self._session, extra)
+
+
+def _deactivate(loop: ControlLoop, _: int) -> int:
+    """Returns the generation that begins with it, by which its output is told from one before."""
+    loop.deactivate()
+    return loop.generation
+
+
+def _is_over(output: ControlOutput | None, generation: int) -> bool:
+    return output is not None and output.generation >= generation and not output.is_commanded

@@ -22,7 +22,7 @@ from vla_ros.core.safety import box_excess_m
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics
 from vla_ros.robot.motion import RuckigMotion
-from vla_ros.ros.control_runner import ControlRunner, TickSinks
+from vla_ros.ros.control_runner import ControlRunner, Inputs, TickSinks
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_link import SharedMemoryLink
@@ -72,6 +72,7 @@ class PolicySession:
         self,
         contract: Contract,
         parameters: PolicyNodeParameters,
+        inputs: Inputs,
         now_ns: Callable[[], int],
         sinks: TickSinks,
         on_warning: Callable[[str], None],
@@ -84,7 +85,7 @@ class PolicySession:
         self.gave_up = False
         manifest, robot = contract.bundle.manifest, contract.robot
         self.link = SharedMemoryLink(manifest, robot)
-        self.runner = ControlRunner(make_loop(robot, parameters), self.link, now_ns, sinks)
+        self.runner = ControlRunner(make_loop(robot, parameters), self.link, inputs, now_ns, sinks)
         self.thread = PeriodicThread(
             self.runner.tick,
             parameters.period_ns,
