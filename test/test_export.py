@@ -21,7 +21,7 @@ from vla_ros.train.synthetic import write_dataset
 from vla_ros.train.trainer import Trainer
 
 SETTINGS = {
-    "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8, 16]},
+    "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8]},
     "data": {"frames_per_batch": 4, "labels_per_frame": 2, "val_fraction": 0.3, "rescan_s": 0},
     "run": {"max_steps": 3, "val_frames": 4, "threads": 1},
 }

@@ -28,7 +28,7 @@ def tiny_config(**changes) -> PolicyConfig:
         "depth": 3,
         "vision_depth": 2,
         "heads": 4,
-        "stem_channels": (4, 8, 16),
+        "stem_channels": (4, 8),
     }
     return PolicyConfig(**{**values, **changes})
 

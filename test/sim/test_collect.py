@@ -52,3 +52,11 @@ def test_one_picture_has_different_instructions_with_different_actions(dataset):
 
 def test_no_partial_shard_is_left(dataset):
     assert not list(dataset.glob("*.partial"))
+
+
+def test_snapshots_show_another_scene_each_and_every_kind_of_state(tmp_path):
+    collect.collect(tmp_path, 120, workers=2, snapshots=True)
+    episodes = np.concatenate([np.load(s / "episode.npy") for s in shards(tmp_path)])
+    phases = np.concatenate([np.load(s / "plan.npy")[:, 0, 0] for s in shards(tmp_path)])
+    assert len(set(episodes)) == len(episodes)
+    assert {"approach", "grasp", "lift", "carry", "lower"} <= {PHASES[int(p)] for p in phases}

@@ -58,7 +58,7 @@ class PolicyConfig:
     mlp_ratio: int = 4
     activation: str = "relu"
     stem: str = "conv"
-    stem_channels: tuple[int, ...] = (32, 64, 128)
+    stem_channels: tuple[int, ...] = (48, 96)
     packing: str = "step"
 
     def __post_init__(self) -> None:

@@ -44,6 +44,14 @@ class PolicyOutput:
     offset_BV2: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The part of a `PolicyOutput` that needs no words."""
+
+    vision_BVC: Tensor
+    offset_BV2: Tensor
+
+
 class Waves(nn.Module):
     """Numbers of size one with their sines and cosines at doubling frequencies, from a wavelength of 8 down.
 
@@ -103,7 +111,14 @@ class Pointer(nn.Module):
         self.scale = width**-0.5
 
     def forward(
-        self, plan_NE: Tensor, text_NTE: Tensor, word_NTE: Tensor, padded_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor
+        self,
+        plan_NE: Tensor,
+        text_NTE: Tensor,
+        word_NTE: Tensor,
+        padded_NT: Tensor,
+        front_BVE: Tensor,
+        spoken_BVE: Tensor,
+        told_N2: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The plan token's change [N, E] and the place [N, 2] in parts of its bounds.
 
@@ -118,7 +133,8 @@ class Pointer(nn.Module):
         mixed_NX = (weight_BKV @ torch.cat([front_BVE, place_BV2], dim=-1)).flatten(0, 1)
         mixed_NE, place_N2 = mixed_NX[:, :-2], mixed_NX[:, -2:]
         # Bounds are some standard deviations of the state wide: scaled alike, place and state can be compared.
-        waves_NX = self.waves(PLACE_SCALE * (place_N2 - 0.5))
+        used_N2 = place_N2 if told_N2 is None else torch.where(told_N2.isnan(), place_N2, told_N2)
+        waves_NX = self.waves(PLACE_SCALE * (used_N2 - 0.5))
         return self.tell(torch.cat([mixed_NE, waves_NX], dim=1)), place_N2
 
 
@@ -160,6 +176,7 @@ class Policy(nn.Module):
         proprio_BS: Tensor,
         prefix_NQ: Tensor,
         withheld_B: Tensor | None = None,
+        told_N2: Tensor | None = None,
     ) -> PolicyOutput:
         """One pass for B frames and their N = B*K labels.
 
@@ -169,6 +186,7 @@ class Policy(nn.Module):
             proprio_BS: float32 in physical units.
             prefix_NQ: vocabulary ids of committed action tokens, -1 where free.
             withheld_B: true where the state is replaced by the learned `none`.
+            told_N2: places that the plan token is told instead of its own (teacher forcing), NaN where it is left alone.
         """
         vision_BVE = self.vision(images)
         label_NLE = self._embed_label(text_NT, self.state(proprio_BS, withheld_B), prefix_NQ)
@@ -182,18 +200,31 @@ class Policy(nn.Module):
             if index == self.config.vision_depth - 1:
                 front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
                 spoken_BVE = self.speak(front_BVE)
-                label_NLE, pointed_N2 = self._point(label_NLE, text_NT, front_BVE, spoken_BVE)
+                label_NLE, pointed_N2 = self._point(label_NLE, text_NT, front_BVE, spoken_BVE, told_N2)
         label_NQE = self.norm_label(label_NLE)
         plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
+        seen = self._say(front_BVE, spoken_BVE)
         asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
         return PolicyOutput(
             action_NQA=self.bin_logits(asked_NQE),
             phase_NC=self.read_phase(plan_NE),
             point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
             pointed_N2=pointed_N2,
-            vision_BVC=spoken_BVE @ self.tokens(self.seen_tokens).t() + self.rarity_C,
-            offset_BV2=self.read_offset(front_BVE).sigmoid(),
+            vision_BVC=seen.vision_BVC,
+            offset_BV2=seen.offset_BV2,
         )
+
+    def see(self, images: dict[str, Tensor]) -> Seen:
+        """What the vision tokens say, without any label: it warms vision up before the words come."""
+        vision_BVE = self.vision(images)
+        for block in self.blocks[: self.config.vision_depth]:
+            vision_BVE, _, _ = block.vision(vision_BVE, update=True)
+        front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
+        return self._say(front_BVE, self.speak(front_BVE))
+
+    def _say(self, front_BVE: Tensor, spoken_BVE: Tensor) -> Seen:
+        said_BVC = spoken_BVE @ self.tokens(self.seen_tokens).t() + self.rarity_C
+        return Seen(vision_BVC=said_BVC, offset_BV2=self.read_offset(front_BVE).sigmoid())
 
     def label_mask(self, text_NT: Tensor) -> Tensor:
         """Mask among label tokens, [N, 1, L, L]: 0 where a query (row) may look at a key (column), else `MASKED`."""
@@ -206,12 +237,14 @@ class Policy(nn.Module):
         hidden_LL = level_L[None, :] > level_L[:, None]
         return (hidden_NL[:, None, None, :] | hidden_LL).to(self.mask_E.dtype) * MASKED
 
-    def _point(self, label_NLE: Tensor, text_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor) -> tuple[Tensor, Tensor]:
+    def _point(
+        self, label_NLE: Tensor, text_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor, told_N2: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The label stream with what the plan token pointed at, and the place."""
         text = text_NT.shape[1]
         normed_NLE = self.norm_point(label_NLE[:, : text + 2])
         padded_NT = text_NT == self.config.pad_token
-        told_NE, pointed_N2 = self.pointer(normed_NLE[:, -1], normed_NLE[:, :text], self.tokens(text_NT), padded_NT, front_BVE, spoken_BVE)
+        told_NE, pointed_N2 = self.pointer(normed_NLE[:, -1], normed_NLE[:, :text], self.tokens(text_NT), padded_NT, front_BVE, spoken_BVE, told_N2)
         plan_N1E = label_NLE[:, text + 1 : text + 2] + told_NE[:, None]
         return torch.cat([label_NLE[:, : text + 1], plan_N1E, label_NLE[:, text + 2 :]], dim=1), pointed_N2
 

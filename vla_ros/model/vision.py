@@ -14,22 +14,24 @@ from vla_ros.model.config import STRIDE, PolicyConfig, vision_tokens_of
 
 
 class ConvStem(nn.Sequential):
-    """Four stride-2 convolutions with batch norm and ReLU: 16x16 pixels become one token.
+    """A 4x4 patch embedding and two stride-2 convolutions: 16 pixels a token.
 
-    A convolutional stem trains faster and steadier than a patch projection (Xiao et al., "Early convolutions help
-    transformers see better", arXiv 2106.14881), and its batch norm folds into the convolution at export.
+    Early convolutions help transformers see better (arXiv 2106.14881). The first layer's large maps are what costs on a CPU, so it is
+    one matrix product with no normalisation behind it.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
-        sizes = (3, *channels, width)
-        layers: list[nn.Module] = []
-        for incoming, outgoing in zip(sizes[:-1], sizes[1:]):
-            layers += [
-                nn.Conv2d(incoming, outgoing, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(outgoing),
-                nn.ReLU(inplace=True),
-            ]
-        super().__init__(*layers)
+        first, second = channels
+        super().__init__(
+            nn.Conv2d(3, first, 4, stride=4),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(second, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
 
 
 class CameraEncoder(nn.Module):
@@ -43,12 +45,10 @@ class CameraEncoder(nn.Module):
             self.stem = nn.Conv2d(3, config.width, STRIDE, stride=STRIDE)
         # Positions of one camera are its own, so the camera embedding is part of them.
         self.position_VE = nn.Parameter(torch.randn(vision_tokens_of(camera), config.width) * 0.02)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, image_BHWC: Tensor) -> Tensor:
         """Tokens [B, V, E], row-major over the picture, from uint8 pixels [B, H, W, 3]."""
-        # A permuted NHWC array already is PyTorch's channels_last layout: no copy is made.
-        image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(self.position_VE.dtype) * (1 / 127.5) - 1.0
+        image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous().to(self.position_VE.dtype) * (1 / 127.5) - 1.0
         feature_BEhw = self.stem(image_BCHW)
         return feature_BEhw.flatten(2).transpose(1, 2) + self.position_VE
 

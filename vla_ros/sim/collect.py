@@ -47,33 +47,33 @@ class EpisodeRecorder:
     """Runs the expert through one seed's scene after another and yields frames."""
 
     def __init__(self, labels_per_frame: int, randomize_look: float = 1.0) -> None:
-        self._env = TabletopEnv(randomize_look=randomize_look)
-        self._kinematics = Kinematics(self._env.robot)
+        self.env = TabletopEnv(randomize_look=randomize_look)
+        self.kinematics = Kinematics(self.env.robot)
         self._labels = labels_per_frame
         self.successes: list[bool] = []
 
     def episode(self, seed: int) -> Iterator[dict[str, Any]]:
         """Yields the frames of up to three tasks in the scene of ``seed``."""
         rng = np.random.default_rng([seed, 1])
-        self._env.reset(seed)
+        self.env.reset(seed)
         if rng.random() < _P_ANYWHERE:
-            self._env.place_arm(self._random_arm(rng))
+            self.env.place_arm(self.random_arm(rng))
         finished: list[Task] = []
         for _ in range(_TASKS_PER_EPISODE):
             task = self._next_task(rng)
             if task is None:
                 return
-            self._env.set_task(task)
+            self.env.set_task(task)
             yield from self._perform(task, rng, finished)
-            finished = [*finished, task] if self._env.success() else []
-            self.successes.append(self._env.success())
+            finished = [*finished, task] if self.env.success() else []
+            self.successes.append(self.env.success())
 
     def _perform(self, task: Task, rng: np.random.Generator, finished: list[Task]) -> Iterator[dict[str, Any]]:
         disturbance = _Disturbance(rng)
         done_frames = 0
         for _ in range(_MAX_FRAMES_PER_TASK):
-            world = self._env.world_state()
-            yield self._frame(task, world, rng, finished)
+            world = self.env.world_state()
+            yield self.frame(task, world, rng, finished)
             current = expert.plan(task, world)
             done_frames += current.phase == "done"
             if done_frames >= _DONE_FRAMES:
@@ -82,19 +82,19 @@ class EpisodeRecorder:
 
     def _execute(self, current: expert.Plan, world: WorldState, offset: np.ndarray) -> None:
         poses = expert.follow(current, world, [CONTROL_PERIOD_S * (i + 1) for i in range(_STEPS_PER_FRAME)])
-        joints = self._env.observe(cameras=False).joint_positions_J
-        low, high = self._env.robot.workspace_min, self._env.robot.workspace_max
+        joints = self.env.observe(cameras=False).joint_positions_J
+        low, high = self.env.robot.workspace_min, self.env.robot.workspace_max
         for i, pose in enumerate(poses):
             ramp = offset[:4] * (i + 1) / _STEPS_PER_FRAME
             try:
-                joints = self._kinematics.ik(np.clip(pose[1:4] + ramp[:3], low, high), pose[4] + ramp[3], joints)
+                joints = self.kinematics.ik(np.clip(pose[1:4] + ramp[:3], low, high), pose[4] + ramp[3], joints)
             except KinematicsError:
                 pass  # a push towards a place that the arm cannot reach: it stays where it is for this period
             joints[-1] = pose[5] if np.isnan(offset[4]) else offset[4]
-            self._env.step(joints)
+            self.env.step(joints)
 
-    def _frame(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> dict[str, Any]:
-        observation = self._env.observe()
+    def frame(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> dict[str, Any]:
+        observation = self.env.observe()
         tasks = [task, *self._other_tasks(task, world, rng, finished)]
         plans = [expert.plan(t, world) for t in tasks]
         spec = tabletop.ACTION_SPEC
@@ -111,14 +111,14 @@ class EpisodeRecorder:
         uv = np.full((MAX_OBJECTS, 2), np.nan, dtype=np.float32)
         classes = np.full((MAX_OBJECTS, 2), -1, dtype=np.int16)
         for i, (ref, state) in enumerate(world.objects.items()):
-            uv[i] = self._env.project("front", state.position)
+            uv[i] = self.env.project("front", state.position)
             classes[i] = list(COLOURS).index(ref.colour), KINDS.index(ref.kind)
         return {"object_uv": uv, "object_class": classes}
 
     def _other_tasks(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> list[Task]:
         """K - 1 further instructions that make sense now: families equally likely, never a held-out combination."""
         held = world.held()
-        pool = [t for t in self._env.feasible_tasks() if t != task and not is_held_out(t) and (held is None or t.obj == held or t.family == "reach")]
+        pool = [t for t in self.env.feasible_tasks() if t != task and not is_held_out(t) and (held is None or t.obj == held or t.family == "reach")]
         others: list[Task] = []
         while len(others) < self._labels - 1:
             if finished and rng.random() < _P_DONE_LABEL:
@@ -134,8 +134,8 @@ class EpisodeRecorder:
         return others
 
     def _next_task(self, rng: np.random.Generator) -> Task | None:
-        held = self._env.world_state().held()
-        pool = [t for t in self._env.feasible_tasks() if not is_held_out(t) and (held is None or (t.obj == held and t.family in ("put", "stack")))]
+        held = self.env.world_state().held()
+        pool = [t for t in self.env.feasible_tasks() if not is_held_out(t) and (held is None or (t.obj == held and t.family in ("put", "stack")))]
         families = [f for f in FAMILIES if any(t.family == f for t in pool)]
         if not families:
             return None
@@ -143,12 +143,12 @@ class EpisodeRecorder:
         fitting = [t for t in pool if t.family == family]
         return fitting[rng.integers(len(fitting))]
 
-    def _random_arm(self, rng: np.random.Generator) -> np.ndarray:
-        robot = self._env.robot
+    def random_arm(self, rng: np.random.Generator) -> np.ndarray:
+        robot = self.env.robot
         joints = robot.home.copy()
         for _ in range(20):
             try:
-                joints = self._kinematics.ik(rng.uniform([0.22, -0.24, 0.10], [0.46, 0.24, 0.30]), rng.uniform(-0.6, 0.6), robot.home)
+                joints = self.kinematics.ik(rng.uniform([0.22, -0.24, 0.10], [0.46, 0.24, 0.30]), rng.uniform(-0.6, 0.6), robot.home)
                 break
             except KinematicsError:
                 continue
@@ -211,8 +211,10 @@ def write_meta(folder: Path, labels: int, seed: int) -> None:
     (folder / "meta.yaml").write_text(yaml.safe_dump(meta, sort_keys=False), encoding="utf-8")
 
 
-def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, labels: int, report: Any) -> None:
-    recorder = EpisodeRecorder(labels)
+def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, labels: int, snapshots: bool, report: Any) -> None:
+    from vla_ros.sim.snapshots import SnapshotRecorder
+
+    recorder = SnapshotRecorder(labels) if snapshots else EpisodeRecorder(labels)
     frames: list[dict[str, Any]] = []
     episodes: list[int] = []
     numbers: list[int] = []
@@ -225,7 +227,7 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
         seed += workers
         report.put((len(frames), None))
         if len(frames) >= min(_FRAMES_PER_SHARD, frames_wanted - written):
-            write_shard(folder / f"shard_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
+            write_shard(folder / f"shard_{'snap' if snapshots else 'run'}_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
             written, shard = written + len(frames), shard + 1
             report.put((0, (len(frames), recorder.successes[:])))
             frames, episodes, numbers = [], [], []
@@ -233,7 +235,7 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
     report.put(None)
 
 
-def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 4) -> dict[str, float]:
+def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 4, snapshots: bool = False) -> dict[str, float]:
     """Records at least ``frames`` frames into ``folder`` (adding to what is there) and returns counts.
 
     Returns:
@@ -243,7 +245,7 @@ def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TR
     context = multiprocessing.get_context("spawn")
     report = context.Queue()
     share = -(-frames // workers)
-    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, labels, report), daemon=True) for w in range(workers)]
+    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, labels, snapshots, report), daemon=True) for w in range(workers)]
     for process in processes:
         process.start()
     written, tasks, running = 0, [], workers
@@ -262,10 +264,10 @@ def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TR
             elif message[1] is not None:
                 written += message[1][0]
                 tasks += message[1][1]
-                progress.update(bar, completed=written, rate=f"{np.mean(tasks):.0%}")
+                progress.update(bar, completed=written, rate=f"{np.mean(tasks):.0%}" if tasks else "-")
     for process in processes:
         process.join()
-    return {"frames": written, "tasks": len(tasks), "success_rate": float(np.mean(tasks))}
+    return {"frames": written, "tasks": len(tasks), "success_rate": float(np.mean(tasks)) if tasks else float("nan")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -276,9 +278,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
     parser.add_argument("--labels", type=int, default=4, help="instructions per frame")
+    parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     options = parser.parse_args(argv)
-    counts = collect(options.out, options.frames, workers=options.workers, seed=options.seed, labels=options.labels)
+    counts = collect(options.out, options.frames, workers=options.workers, seed=options.seed, labels=options.labels, snapshots=options.snapshots)
     if options.json:
         options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")
     return 0

@@ -6,6 +6,7 @@ Not thread-safe, and the cameras must be used in the thread that made the enviro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,11 +66,11 @@ class TabletopEnv:
 
     # ---- episodes ----
 
-    def reset(self, seed: int, task: Task | None = None, split: str = "seen", family: str | None = None) -> SimObservation:
+    def reset(self, seed: int, task: Task | None = None, split: str = "seen", family: str | None = None, settle: bool = True) -> SimObservation:
         """Lays out the scene of ``seed`` with the arm at home, draws a task unless one is given, and lets everything settle."""
         rng = np.random.default_rng([seed, 0])
         while True:
-            self._lay_out(draw_layout(rng), rng)
+            self._lay_out(draw_layout(rng), rng, settle)
             drawn = None if task is not None else sample_task(rng, self.feasible_tasks(), split, family)
             if task is not None or drawn is not None:
                 break
@@ -117,6 +118,11 @@ class TabletopEnv:
         self._data.qvel[:] = 0.0
         self._data.ctrl[:] = joint_positions_J
         mujoco.mj_forward(self._model, self._data)
+
+    def place_object(self, ref: ObjectRef, position: Sequence[float], yaw: float) -> None:
+        """Puts an object there, upright and at rest; call before :meth:`place_arm`, which brings everything up to date."""
+        placement = next(p for p in self._placements if p.ref == ref)
+        self._set_pose(self._scene.body_ids[ref.kind, placement.slot], position, yaw)
 
     # ---- sensing ----
 
@@ -189,24 +195,24 @@ class TabletopEnv:
             touched[finger] = set(rows[rows != body].tolist())
         return touched
 
-    def _lay_out(self, placements: list[Placement], rng: np.random.Generator) -> None:
+    def _lay_out(self, placements: list[Placement], rng: np.random.Generator, settle: bool) -> None:
         mujoco.mj_resetData(self._model, self._data)
         self._placements = placements
         for body in self._scene.body_ids.values():
             self._model.body_gravcomp[body] = 1.0  # what waits behind the robot floats, which costs no contacts
         for placement in placements:
-            self._put(placement)
+            body = self._scene.body_ids[placement.ref.kind, placement.slot]
+            self._model.body_gravcomp[body] = 0.0
+            self._set_pose(body, [placement.x, placement.y, scene_module.rest_height(placement.ref.kind) + 0.0005], placement.yaw)
         self._dress(draw_look(rng, [p.ref for p in placements], self._randomize_look))
         self.place_arm(self.robot.home)
-        mujoco.mj_step(self._model, self._data, nstep=_SETTLE_STEPS)
+        if settle:
+            mujoco.mj_step(self._model, self._data, nstep=_SETTLE_STEPS)
         self._data.time = 0.0
 
-    def _put(self, placement: Placement) -> None:
-        body = self._scene.body_ids[placement.ref.kind, placement.slot]
+    def _set_pose(self, body: int, position: Sequence[float], yaw: float) -> None:
         address = self._model.jnt_qposadr[self._model.body_jntadr[body]]
-        height = scene_module.rest_height(placement.ref.kind) + 0.0005
-        self._data.qpos[address : address + 7] = [placement.x, placement.y, height, np.cos(placement.yaw / 2), 0, 0, np.sin(placement.yaw / 2)]
-        self._model.body_gravcomp[body] = 0.0
+        self._data.qpos[address : address + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
 
     def _dress(self, look: Look) -> None:
         model = self._model

@@ -31,7 +31,7 @@ _GRASP_S, _RELEASE_S = 0.4, 0.3
 _OPENED_M = 0.034
 _RELEASED_M = 0.026
 _PUSH_Z = 0.022
-_PUSH_STANDOFF_M = 0.045
+PUSH_STANDOFF_M = 0.045
 _FINGER_HALF_Y_M = 0.012
 
 
@@ -197,7 +197,7 @@ def _push(task: Task, world: WorldState) -> Plan:
     behind_and_low = along > half and world.tool[2] < 0.035 and abs(world.tool[0] - obj[0]) < 0.012 and world.gripper < 0.012
     if behind_and_low:
         return Plan(phase="push", place=obj[:2], waypoints=sweep)
-    start = np.array([obj[0], obj[1] - sign * (half + _PUSH_STANDOFF_M), _PUSH_Z])
+    start = np.array([obj[0], obj[1] - sign * (half + PUSH_STANDOFF_M), _PUSH_Z])
     over = np.array([*start[:2], 0.10])
     down = Waypoint(position=start, yaw=0.0, gripper=CLOSED_M, speed=_FINE_SPEED)
     if np.hypot(*(world.tool - start)[:2]) < _ALIGNED_M and world.gripper < 0.03:

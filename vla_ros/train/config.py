@@ -29,6 +29,8 @@ class DataConfig:
             executes are never the expert's exactly.
         foreign_words: chance that a prompt has one to three text ids inserted that no instruction uses.
         proprio_dropout: chance that a frame's state is withheld, so that the policy does not ignore the pictures.
+        told_probability: chance that the plan token is told the true place, so that acting is learned before pointing is (teacher forcing).
+        told_noise: standard deviation of the place that it is told, in parts of the plan's bounds.
         rescan_s: how often the dataset folders are searched for new shards; 0 = never.
     """
 
@@ -42,6 +44,8 @@ class DataConfig:
     prefix_jitter_bins: int = 1
     foreign_words: float = 0.1
     proprio_dropout: float = 0.1
+    told_probability: float = 0.5
+    told_noise: float = 0.012
     rescan_s: float = 60.0
 
 
@@ -88,11 +92,13 @@ class OptimConfig:
 class RunConfig:
     """Budget and bookkeeping. One of `max_minutes` and `max_steps` must be positive; the first one reached ends the run.
 
-    With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
+    The first `vision_fraction` of the budget trains what the vision tokens say, alone: it is cheap, and words find their objects at once
+    when they come. With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
     """
 
     max_minutes: float = 0.0
     max_steps: int = 0
+    vision_fraction: float = 0.05
     validate_minutes: float = 2.0
     validate_steps: int = 0
     val_frames: int = 256

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vla_ros.core.action import ActionSpec
-from vla_ros.model.policy import PolicyOutput
+from vla_ros.model.policy import PolicyOutput, Seen
 from vla_ros.train.config import LossConfig
 from vla_ros.train.data import Batch
 from vla_ros.train.shards import DatasetMeta
@@ -83,12 +83,12 @@ class PolicyLoss:
         pointed = (output.pointed_N2 - batch.point_N2).abs().sum(-1).mean()
         return (phase + 2.0 * point) / 3.0 + self.config.pointing * pointed
 
-    def vision(self, output: PolicyOutput, batch: Batch) -> Tensor:
+    def vision(self, seen: PolicyOutput | Seen, batch: Batch) -> Tensor:
         """Binary cross-entropy of colours and kinds per object in the picture, and how far its centre is off."""
         objects = batch.occupied_BV.sum().clamp_min(1)
-        seen = F.binary_cross_entropy_with_logits(output.vision_BVC, batch.seen_BVC, reduction="sum") / objects
-        distance_BV = (output.offset_BV2 - batch.offset_BV2).abs().sum(-1)
-        return seen + self.config.offset * (distance_BV * batch.occupied_BV).sum() / objects
+        said = F.binary_cross_entropy_with_logits(seen.vision_BVC, batch.seen_BVC, reduction="sum") / objects
+        distance_BV = (seen.offset_BV2 - batch.offset_BV2).abs().sum(-1)
+        return said + self.config.offset * (distance_BV * batch.occupied_BV).sum() / objects
 
 
 class Metrics:
