@@ -102,6 +102,7 @@ def _loop_status(node_name: str, figures: Figures) -> DiagnosticStatus:
             "jitter_p99_us": f"{loop.lateness_p99_us:.0f}",
             "jitter_max_us": f"{loop.lateness_max_us:.0f}",
             "step_p99_us": f"{loop.step_p99_us:.0f}",
+            "step_max_us": f"{loop.step_max_us:.0f}",
         }
     )
     return entry

@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, Int32MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
@@ -92,6 +93,10 @@ class FakeRobot:
     def press_e_stop(self, pressed: bool) -> None:
         """Presses or releases the emergency stop."""
         self._e_stop.publish(Bool(data=pressed))
+
+    def use_clock(self, simulated: bool) -> None:
+        """Stamps with the time of /clock or of the system."""
+        self.node.set_parameters([Parameter("use_sim_time", value=simulated)])
 
     # ---- what is known of the policy node ----
 

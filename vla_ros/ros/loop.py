@@ -39,6 +39,7 @@ class LoopStatistics:
     lateness_p99_us: float
     lateness_max_us: float
     step_p99_us: float
+    step_max_us: float
 
 
 class PeriodicThread:
@@ -106,6 +107,7 @@ class PeriodicThread:
             lateness_p99_us=float(np.quantile(lateness, 0.99)),
             lateness_max_us=float(lateness[-1]),
             step_p99_us=float(np.quantile(self._step_us[:n], 0.99)) if n else 0.0,
+            step_max_us=float(self._step_us[:n].max()) if n else 0.0,
         )
 
     def _run(self) -> None:

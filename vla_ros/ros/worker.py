@@ -43,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(config.nice)  # before the session makes its threads: they inherit it
     figures = FiguresSlot(config.exchange, create=False)
     try:
         _Worker(config, figures).run(stop)
@@ -68,10 +67,13 @@ class _Worker:
     def __init__(self, config: WorkerConfig, figures: FiguresSlot) -> None:
         self._config = config
         self._figures = figures
+        # The middleware's threads keep their priority: they share locks with the other processes on this machine, the control thread's
+        # among them. Only what comes after is nice: this thread, and those of the session that it makes.
+        self._node = _make_node(config)
+        os.nice(config.nice)
         bundle, robot = load_bundle(config.bundle), RobotDescription.load(config.robot)
         self._policy = Policy(bundle, robot, provider=config.provider, threads=config.threads, allow_cpu=config.allow_cpu)
         self._policy.warm_up()
-        self._node = _make_node(config)
         self._cameras = RosCameras(self._node, config, bundle.manifest.cameras)
         self._exchange = _ObservedExchange(Exchange(config.exchange, **exchange_sizes(bundle.manifest, robot), create=False), self._cameras)
         self._loop = WorkerLoop(
