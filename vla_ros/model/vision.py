@@ -13,25 +13,28 @@ from vla_ros.core.observation import CameraSpec
 from vla_ros.model.config import STRIDE, PolicyConfig, vision_tokens_of
 
 
-class ConvStem(nn.Sequential):
-    """A 4x4 patch embedding and two stride-2 convolutions: 16 pixels a token.
+class ConvStem(nn.Module):
+    """A 4x4 patch embedding, two stride-2 convolutions and a residual one: 16 pixels a token, each of which sees 60.
 
     Early convolutions help transformers see better (arXiv 2106.14881). The first layer's large maps are what costs on a CPU, so it is
     one matrix product with no normalisation behind it.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
         first, second = channels
-        super().__init__(
-            nn.Conv2d(3, first, 4, stride=4),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(second, width, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.embed = nn.Sequential(nn.Conv2d(3, first, 4, stride=4), nn.ReLU(inplace=True))
+        self.shrink = nn.Sequential(*_conv(first, second, stride=2), nn.ReLU(inplace=True), *_conv(second, width, stride=2), nn.ReLU(inplace=True))
+        self.around = nn.Sequential(*_conv(width, width, stride=1), nn.ReLU(inplace=True))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Features [B, E, H/16, W/16]."""
+        feature_BEhw = self.shrink(self.embed(image_BCHW))
+        return feature_BEhw + self.around(feature_BEhw)
+
+
+def _conv(incoming: int, outgoing: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(incoming, outgoing, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outgoing)
 
 
 class CameraEncoder(nn.Module):

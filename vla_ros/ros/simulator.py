@@ -106,15 +106,17 @@ class SimNode(Node):
                 self._behind_dropped += 1
                 self._physics_from = (self._world.elapsed_ns, monotonic_ns)
                 behind = _TICK_NS
-            for _ in range(behind // _TICK_NS):
-                self._world.advance(self._follower.sample(self._now_ns()), _TICK_S)
-                self._publish_joints()
+            for left in reversed(range(behind // _TICK_NS)):
+                # Ticks that are made up for are stamped when they were due: joints that move 10 ms in no time would be a jump.
+                stamp_ns = self._now_ns() - (0 if self._clock_publisher is not None else left * _TICK_NS)
+                self._world.advance(self._follower.sample(stamp_ns), _TICK_S)
+                self._publish_joints(stamp_ns if self._clock_publisher is None else self._now_ns())
             achieved = self._world.success()
         if achieved != self._reported_success:
             self._publish_success()
 
-    def _publish_joints(self) -> None:
-        stamp = time_message(self._now_ns())
+    def _publish_joints(self, stamp_ns: int) -> None:
+        stamp = time_message(stamp_ns)
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=stamp))
         seen = self._world.observe(cameras=False)

@@ -98,7 +98,7 @@ class RunConfig:
 
     max_minutes: float = 0.0
     max_steps: int = 0
-    vision_fraction: float = 0.05
+    vision_fraction: float = 0.08
     validate_minutes: float = 2.0
     validate_steps: int = 0
     val_frames: int = 256
