@@ -65,10 +65,8 @@ install_torch() { # without CUDA's gigabytes where there is no NVIDIA card and a
   "$venv/bin/python" -c 'import torch' 2>/dev/null && return
   [ -e /proc/driver/nvidia/version ] && return # the ordinary wheel follows with the other packages
   pip_install --no-index --no-deps torch 2>/dev/null && return
-  local index=${VLA_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-  "$venv/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' "$index" \
-    2>/dev/null || return 0
-  pip_install --index-url "$index" --no-deps torch || true
+  [ -n "${VLA_TORCH_INDEX:-}" ] || return 0 # e.g. the index of CPU wheels that PyTorch's own site names
+  pip_install --index-url "$VLA_TORCH_INDEX" --no-deps torch || true
 }
 
 case $purpose in
