@@ -231,7 +231,13 @@ class Rig:
 
         self.description = RobotDescription.load(robot_config_path(tabletop.ROBOT))
         # Ages are wide where a test is not about them: the machine that runs the tests may be busy.
-        defaults = {"model": str(bundle), "realtime.sched_fifo_priority": 0, "max_joint_age_s": 0.4, "max_image_age_s": 0.6, "max_skew_s": 0.6}
+        defaults = {
+            "model": str(bundle),
+            "realtime.sched_fifo_priority": 0,
+            "max_joint_age_s": 0.4,
+            "max_image_age_s": 0.6,
+            "max_skew_s": 0.6,
+        }
         values = {**defaults, **{k.replace("__", "."): v for k, v in parameters.items()}}
         self.robot = FakeRobot(self.description, tabletop.CAMERAS)
         self.node = PolicyNode([Parameter(k, value=v) for k, v in values.items()])

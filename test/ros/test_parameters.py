@@ -105,7 +105,11 @@ def test_changes_are_taken_together_or_not_at_all():
     some = _Some()
     assert changed(some, {"free": 2}, configured=True) == _Some(free=2)
     assert changed(some, {"free": 2, "between": 3}, configured=False) == _Some(free=2, between=3)
-    for changes, words in (({"free": 2, "between": 3}, "clean it up"), ({"free": 2, "fixed": 3}, "before the start"), ({"free": 99}, r"\[0, 9\]")):
+    for changes, words in (
+        ({"free": 2, "between": 3}, "clean it up"),
+        ({"free": 2, "fixed": 3}, "before the start"),
+        ({"free": 99}, r"\[0, 9\]"),
+    ):
         with pytest.raises(ConfigError, match=words):
             changed(some, changes, configured=True)
 

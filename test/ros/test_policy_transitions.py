@@ -141,7 +141,9 @@ def test_cleanup_frees_the_worker_and_the_shared_memory(make_rig):
     assert rig.configure() == "inactive"
 
 
-@pytest.mark.parametrize("name, value", [("control_rate_hz", 0.0), ("inference.threads", 0), ("command.interface", "Wrench"), ("max_joint_age_s", -1.0)])
+@pytest.mark.parametrize(
+    "name, value", [("control_rate_hz", 0.0), ("inference.threads", 0), ("command.interface", "Wrench"), ("max_joint_age_s", -1.0)]
+)
 def test_row_57_bad_values_at_the_start_are_named_with_their_range(context, name, value):
     from rclpy.parameter import Parameter
 
@@ -150,3 +152,78 @@ def test_row_57_bad_values_at_the_start_are_named_with_their_range(context, name
 
     with pytest.raises(ConfigError, match=name):
         PolicyNode([Parameter(name, value=value)])
+
+
+@pytest.mark.parametrize("interface", ["Float64MultiArray", "TwistStamped"])
+def test_other_command_interfaces_are_published_where_asked(make_rig, interface):
+    from geometry_msgs.msg import TwistStamped
+    from std_msgs.msg import Float64MultiArray
+
+    kind, seen = {"Float64MultiArray": Float64MultiArray, "TwistStamped": TwistStamped}[interface], []
+    rig = make_rig(command__interface=interface)
+    # A topic has one type in one process.
+    rig.run(lambda: rig.robot.node.destroy_subscription(rig.robot.command_subscription))
+    rig.robot.node.create_subscription(kind, "command", seen.append, 10)
+    assert rig.configure() == "inactive"
+    rig.run(rig.node.trigger_activate)
+    rig.until(lambda: len(seen) > 3, f"{interface} is published")
+    if kind is Float64MultiArray:
+        np.testing.assert_allclose(seen[-1].data, rig.description.home, atol=1e-6)
+    else:
+        assert seen[-1].header.frame_id == "base_link" and seen[-1].twist.linear.x == pytest.approx(0.0, abs=1e-6)
+
+
+def test_compressed_pictures_are_decoded_and_corrupt_ones_dropped(make_rig):
+    """Rows 19 and 20 over DDS: the same node on ``<camera>/image_raw/compressed``."""
+    import cv2
+    from sensor_msgs.msg import CompressedImage
+
+    rig = make_rig(cameras__transport="compressed")
+    publishers = {n: rig.robot.node.create_publisher(CompressedImage, f"{n}/image_raw/compressed", 1) for n in ("front", "wrist")}
+    damage = []
+
+    def compress(name, message):
+        picture = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        data = cv2.imencode(".jpg", picture)[1].tobytes()
+        packed = CompressedImage(format="jpeg", data=data[: len(data) // 2] if damage else data)
+        packed.header = message.header
+        publishers[name].publish(packed)
+
+    rig.robot.alter_image = compress
+    rig.start()
+    damage.append(True)
+    rig.until_code("IMAGE_LOST")
+    rig.until(lambda: rig.node.session.link.figures().get("image_dropped.front.image_corrupt"), "the drop is counted")
+    damage.clear()
+    rig.until_code("ACTING")
+
+
+def test_row_44_a_worker_that_dies_again_and_again_is_given_up(make_rig):
+    import os
+    import signal
+
+    rig = make_rig()
+    assert rig.configure() == "inactive" and rig.activate() == "active"
+    session = rig.node.session
+    for _ in range(6):  # idle, so that no answer comes in between
+        pid = rig.until(lambda: session.worker.exit_code is None and session.worker.pid, "a worker runs")
+        os.kill(pid, signal.SIGKILL)
+        rig.until(lambda p=pid: session.gave_up or session.worker.pid != p, "it is replaced")
+    rig.until(lambda: session.gave_up, "it is given up")
+    rig.until_code("INFERENCE_FAILED")
+    rig.run(rig.node.trigger_deactivate)
+    rig.run(rig.node.trigger_cleanup)
+    assert rig.configure() == "inactive", "a person can begin anew"
+
+
+def test_row_24_a_changed_frame_id_is_a_warning(make_rig, capfd):
+    rig = make_rig()
+    rig.start()
+
+    def rename(name, message):
+        message.header.frame_id = "elsewhere"
+
+    count = len(rig.robot.tokens)
+    rig.robot.alter_image = rename
+    rig.until(lambda: len(rig.robot.tokens) > count + 3, "inference goes on")
+    assert "frame_id 'elsewhere'" in capfd.readouterr().err

@@ -135,7 +135,9 @@ def together(context, tiny_bundle, wait_until, tmp_path, request):
     simulated_time = getattr(request, "param", False)
     logs = [open(tmp_path / f"{name}.log", "w") for name in ("simulator", "policy")]  # noqa: SIM115
     simulator = start("sim_node", "--seed", "3", *(["--publish-clock"] if simulated_time else []), log=logs[0])
-    policy = start("run", "--model", str(tiny_bundle), *(["--use-sim-time"] if simulated_time else []), "--ros-args", *_RELAXED, log=logs[1])
+    policy = start(
+        "run", "--model", str(tiny_bundle), *(["--use-sim-time"] if simulated_time else []), "--ros-args", *_RELAXED, log=logs[1]
+    )
     node, seen = rclpy.create_node("client"), {"status": [], "joints": []}
 
     def on_status(message):

@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout  # another class th
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.chunk import ActionChunk, PutResult
 from vla_ros.core.control import ControlLoop, ControlOutput, Watch
 from vla_ros.core.errors import DecodeError, InputError
 from vla_ros.core.safety import StatusCode
@@ -165,7 +165,7 @@ class ControlRunner:
         except DecodeError as error:
             self._sinks.drop("chunk_rejected", str(error))
             return
-        if self._loop.chunk is chunk:
+        if result is PutResult.TAKEN:
             self._sinks.chunk(chunk)
-        elif result is not None:
-            self._sinks.drop(f"chunk_{result.name.lower()}", f"chunk {result.value}")
+        elif result is PutResult.TOO_LATE:  # the other reasons are daily life; the loop counts them
+            self._sinks.drop("chunk_too_late", f"the policy's answer came too late: {result.value}")

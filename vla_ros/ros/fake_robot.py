@@ -49,7 +49,9 @@ class FakeRobot:
         position_J: where the joints are, rad or m.
     """
 
-    def __init__(self, robot: RobotDescription, cameras: tuple[CameraSpec, ...], joint_rate_hz: float = 50.0, image_rate_hz: float = 15.0) -> None:
+    def __init__(
+        self, robot: RobotDescription, cameras: tuple[CameraSpec, ...], joint_rate_hz: float = 50.0, image_rate_hz: float = 15.0
+    ) -> None:
         """Starts at the robot's home; rclpy must be initialised."""
         self._robot = robot
         self._cameras = cameras

@@ -41,12 +41,13 @@ def _guarded(transition: Callable[..., None]) -> Callable[..., TransitionCallbac
         try:
             transition(self, state)
         except VlaError as error:
-            self.get_logger().error(f"cannot {name}: {error}")
+            self._say_refusal(f"cannot {name}: {error}")
             return _FAILURE
         except Exception as error:  # the transition must end in a state, whatever happened
             self.get_logger().debug(traceback.format_exc())
             self.get_logger().error(f"cannot {name}: {type(error).__name__}: {error} (traceback at log level debug)")
             return _ERROR
+        self._last_refusal = ""
         return _SUCCESS
 
     return wrapper
@@ -63,6 +64,8 @@ class PolicyNode(LifecycleNode):
         """
         self._session: PolicySession | None = None
         self._inputs: RobotInputs | None = None
+        self._last_refusal = ""
+        self.repeats_requests = False
         super().__init__("vla_policy", parameter_overrides=overrides or [], **kwargs)
         self._server = ParameterServer(self, PolicyNodeParameters, lambda: self._session is not None)
         self._stop_requested = stop_requested or threading.Event()
@@ -76,6 +79,12 @@ class PolicyNode(LifecycleNode):
     def parameters(self) -> PolicyNodeParameters:
         """The current parameters."""
         return self._server.current
+
+    def _say_refusal(self, sentence: str) -> None:
+        """Says it once where requests are repeated by a program (autostart waits so for a driver)."""
+        if not (self.repeats_requests and sentence == self._last_refusal):
+            self.get_logger().error(sentence)
+        self._last_refusal = sentence
 
     @property
     def label(self) -> str:

@@ -59,6 +59,7 @@ class Autostart:
     def __init__(self, node: PolicyNode) -> None:
         """Begins as soon as the node spins."""
         self._node = node
+        node.repeats_requests = True
         self._timer = node.every(0.0, self._step)
 
     def _step(self) -> None:

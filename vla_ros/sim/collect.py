@@ -28,7 +28,7 @@ from vla_ros.robot.kinematics import Kinematics, KinematicsError
 from vla_ros.sim import expert
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
 from vla_ros.sim.scene import COLOURS, KINDS
-from vla_ros.sim.tasks import FAMILIES, Task, is_held_out, phrasings
+from vla_ros.sim.tasks import FAMILIES, SPLITS, ObjectRef, Task, all_tasks, is_held_out, phrasings
 from vla_ros.sim.world import WorldState
 
 FORMAT_VERSION = 1
@@ -200,7 +200,7 @@ def write_shard(folder: Path, frames: list[dict[str, Any]], episodes: list[int],
 
 
 def write_meta(folder: Path, labels: int, seed: int) -> None:
-    """Writes ``meta.yaml``: what the arrays mean."""
+    """Writes ``meta.yaml``, what the arrays mean, and ``texts.txt``, everything that can be said, from which the tokenizer learns words."""
     meta = {
         "format_version": FORMAT_VERSION, "K": labels, "M": MAX_OBJECTS, "phases": list(expert.PHASES), "colours": list(COLOURS), "kinds": list(KINDS),
         "plan": {"low": list(PLAN_LOW), "high": list(PLAN_HIGH), "unit": "m", "frame": "base_link"},
@@ -209,6 +209,9 @@ def write_meta(folder: Path, labels: int, seed: int) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.yaml").write_text(yaml.safe_dump(meta, sort_keys=False), encoding="utf-8")
+    objects = [ObjectRef(c, k) for c in COLOURS for k in KINDS]
+    texts = {text for task in all_tasks(objects) for split in SPLITS for text in phrasings(task, split)}
+    (folder / "texts.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
 
 
 def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, labels: int, snapshots: bool, report: Any) -> None:

@@ -275,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{last} exists: use --resume to go on, or another --out")
     resume = load_checkpoint(last) if arguments.resume else None
     init = load_checkpoint(arguments.init) if arguments.init and not resume else None
-    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else ()
+    texts = [line for path in _text_files(arguments) for line in path.read_text(encoding="utf-8").splitlines()]
     trainer = Trainer(config, dataset, arguments.out, resume=resume, init=init, texts=texts)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     _log.info(
@@ -332,9 +332,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from the weights of another run")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="further texts, one a line, whose words the tokenizer should know")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="further texts, one a line, whose words the tokenizer should know; default: texts.txt of the data")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the final metrics as JSON")
     return parser
+
+
+def _text_files(arguments: argparse.Namespace) -> list[Path]:
+    """The file that was named, else those that lie beside the demonstrations."""
+    if arguments.texts:
+        return [arguments.texts]
+    return [folder / "texts.txt" for folder in arguments.data if (folder / "texts.txt").exists()]
 
 
 def _plain(value: Any) -> Any:
