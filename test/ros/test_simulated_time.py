@@ -82,3 +82,14 @@ def test_row_29_a_pause_is_waited_for_and_is_no_latch(simulated):
     assert rig.node.session.runner.call(lambda loop, _: loop.chunk) is chunk, "a chunk is not consumed during a pause"
     clock.paused = False
     rig.until_code("ACTING")
+
+
+def test_deactivation_comes_to_rest_on_simulated_time(simulated):
+    """The executor, which waits in the callback, must not be what moves the control thread's clock on."""
+    rig, _ = simulated
+    robot = rig.start()
+    start = time.monotonic()
+    rig.run(rig.node.trigger_deactivate)
+    assert time.monotonic() - start < 2.5
+    rig.until_at_rest()
+    assert not rig.node.session.runner.output.is_commanded and robot.speed() < 1e-6

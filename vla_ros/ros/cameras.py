@@ -18,6 +18,7 @@ from vla_ros.core.errors import InputError
 from vla_ros.core.image import prepare_image
 from vla_ros.core.observation import CameraSpec
 from vla_ros.ros import qos
+from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.compressed_images import compressed_to_rgb
 from vla_ros.ros.diagnostics import DropCounter
 from vla_ros.ros.images import image_to_rgb
@@ -48,6 +49,7 @@ class RosCameras:
     def __init__(self, node: Node, config: WorkerConfig, cameras: tuple[CameraSpec, ...]) -> None:
         """Subscribes; ``config.cameras`` names the topics in the order of ``cameras``."""
         self._node = node
+        self._clock = PolledClock(node, config.use_sim_time)
         self._config = config
         self.drops = DropCounter()
         self._is_compressed = config.transport == "compressed"
@@ -62,7 +64,7 @@ class RosCameras:
 
     def now_ns(self) -> int:
         """ROS clock."""
-        return self._node.get_clock().now().nanoseconds
+        return self._clock.now_ns()
 
     def note_joints(self, positions_J: np.ndarray) -> None:
         """Adds up how far the joints have travelled: a picture must change when the robot moves."""

@@ -20,6 +20,7 @@ from std_srvs.srv import Trigger
 from vla_ros.core.control import ControlLoop, ControlOutput
 from vla_ros.core.errors import InputError, VlaError
 from vla_ros.core.safety import StatusCode
+from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.parameter_server import ParameterServer
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_interface import PolicyInterface
@@ -64,6 +65,7 @@ class PolicyNode(LifecycleNode):
         """
         self._session: PolicySession | None = None
         self._inputs: RobotInputs | None = None
+        self._control_clock: PolledClock | None = None
         self._last_refusal = ""
         self.repeats_requests = False
         super().__init__("vla_policy", parameter_overrides=overrides or [], **kwargs)
@@ -85,6 +87,10 @@ class PolicyNode(LifecycleNode):
         if not (self.repeats_requests and sentence == self._last_refusal):
             self.get_logger().error(sentence)
         self._last_refusal = sentence
+
+    @property
+    def _uses_sim_time(self) -> bool:
+        return bool(self.get_parameter("use_sim_time").value)
 
     @property
     def label(self) -> str:
@@ -119,13 +125,14 @@ class PolicyNode(LifecycleNode):
             drops=self.interface.drops,
             say=self.interface.say,
         )
-        session = PolicySession(contract, parameters, self._inputs, self._now_ns, self.interface.sinks, self.get_logger().warning)
+        self._control_clock = PolledClock(self, self._uses_sim_time)
+        session = PolicySession(contract, parameters, self._inputs, self._control_clock.now_ns, self.interface.sinks, self.get_logger().warning)
         self._session = session
         self.interface.open(contract, parameters, session.runner.put_e_stop)
         node = {
             "node_name": f"{self.get_name()}_worker",
             "namespace": self.get_namespace(),
-            "use_sim_time": bool(self.get_parameter("use_sim_time").value),
+            "use_sim_time": self._uses_sim_time,
             "log_level": self.get_logger().get_effective_level().name.lower(),
         }
         topics = self.interface.camera_topics(contract, parameters)
@@ -205,6 +212,9 @@ class PolicyNode(LifecycleNode):
         inputs, self._inputs = self._inputs, None
         if inputs is not None:
             inputs.close()
+        clock, self._control_clock = self._control_clock, None
+        if clock is not None:
+            clock.close()
         self.interface.close()
 
     def _need_session(self) -> PolicySession:
@@ -213,9 +223,6 @@ class PolicyNode(LifecycleNode):
         return self._session
 
     # ---- inputs ----
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, lambda loop, _: loop.stop(), "stopped: call resume to go on")

@@ -12,13 +12,10 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.core.errors import InferenceError, VlaError
@@ -131,17 +128,7 @@ def _make_node(config: WorkerConfig) -> Node:
     """A node without services; topics come fully resolved, so no remapping rule may apply a second time."""
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     rclpy.logging.set_logger_level("", LoggingSeverity[config.log_level.upper()])
-    options: dict[str, Any] = {"namespace": config.namespace, "start_parameter_services": False, "use_global_arguments": False}
-    if config.use_sim_time:
-        # Only the clock needs callbacks, and only in simulation.
-        clock_node = rclpy.create_node(f"{config.node_name}_clock", parameter_overrides=[Parameter("use_sim_time", value=True)], **options)
-        executor = SingleThreadedExecutor()
-        executor.add_node(clock_node)
-        threading.Thread(target=executor.spin, name="vla_clock", daemon=True).start()
-        node = rclpy.create_node(config.node_name, **options)
-        node.get_clock = clock_node.get_clock
-        return node
-    return rclpy.create_node(config.node_name, **options)
+    return rclpy.create_node(config.node_name, namespace=config.namespace, start_parameter_services=False, use_global_arguments=False)
 
 
 if __name__ == "__main__":
