@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 import pytest
 import yaml
+
+settings.register_profile("untimed", deadline=None)  # a shared machine decides how long an example takes
+settings.load_profile("untimed")
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before anything imports MuJoCo
 

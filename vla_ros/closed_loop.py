@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_ros.core.chunk import ActionChunk
 from vla_ros.core.control import ControlConfig, ControlLoop, Watch
-from vla_ros.core.errors import DecodeError, InputError
+from vla_ros.core.errors import DecodeError, InputError, InstructionTooLong
 from vla_ros.core.image import prepare_image
 from vla_ros.core.observation import CameraSpec, Observation
 from vla_ros.core.safety import StatusCode, box_excess_m
@@ -138,7 +138,7 @@ def choose_other_task(env: Any, spec: EpisodeSpec) -> None:
 
     first, rng = env.task, np.random.default_rng([spec.seed, 1])
     others = [task for task in env.feasible_tasks() if task != first]
-    drawn = sample_task(rng, others, spec.split, first.family) or sample_task(rng, others, spec.split)
+    drawn = sample_task(rng, others, spec.split, first.family) or sample_task(rng, others, spec.split) or sample_task(rng, others)
     if drawn is None:
         raise InputError(f"the scene of seed {spec.seed} allows one task only", code="no_pair")
     env.set_task(*drawn)
@@ -206,7 +206,7 @@ class _Episode:
             self.inference_ns += chunk.inference_ns
         except DecodeError:
             self.rejected += 1
-        except InputError:
+        except InstructionTooLong:
             self._loop.refuse_instruction(generation, StatusCode.INSTRUCTION_TOO_LONG)
             return
         self._pending = (now_ns + self._delay_ns, chunk, generation)

@@ -219,10 +219,14 @@ def _fold_batch_norm(policy: Policy) -> Policy:
     copy.eval()
     for encoder in copy.vision.cameras.values():
         if isinstance(encoder.stem, ConvStem):
-            layers = list(encoder.stem)
-            triples = zip(layers[0::3], layers[1::3], layers[2::3])
-            encoder.stem = nn.Sequential(*(layer for conv, norm, relu in triples for layer in (fuse_conv_bn_eval(conv, norm), relu)))
+            encoder.stem.shrink, encoder.stem.around = _fold(encoder.stem.shrink), _fold(encoder.stem.around)
     return copy
+
+
+def _fold(layers: nn.Sequential) -> nn.Sequential:
+    """Convolutions with the batch norm behind them folded in."""
+    triples = zip(layers[0::3], layers[1::3], layers[2::3])
+    return nn.Sequential(*(layer for conv, norm, relu in triples for layer in (fuse_conv_bn_eval(conv, norm), relu)))
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -302,6 +302,26 @@ def test_a_paused_clock_consumes_no_chunk_and_latches_nothing():
     assert rig.tick().state is ControlState.ACTING
 
 
+def test_a_clock_that_stops_stops_the_robot_and_hides_no_emergency_stop():
+    rig = Rig().act()
+    while np.abs(rig.tick().velocities_J).max() < 0.05:
+        pass
+    rig.loop.set_e_stop(True)
+    halted = rig.tick(60, advance=False)
+    assert (halted.state, halted.code) == (ControlState.LATCHED, StatusCode.E_STOP)
+    assert np.abs(halted.velocities_J).max() < 1e-6
+    rig.assert_smooth()
+
+
+def test_a_paused_clock_repeats_no_velocity():
+    rig = Rig().act()
+    while np.abs(rig.tick().velocities_J).max() < 0.05:
+        pass
+    paused = rig.tick(60, advance=False)
+    assert paused.code is StatusCode.CLOCK_PAUSED
+    assert np.abs(paused.velocities_J).max() < 1e-6
+
+
 def test_a_sparse_clock_is_carried_on():
     rig = Rig().act()
     for _ in range(6):
@@ -402,6 +422,21 @@ def test_deactivation_decelerates_and_then_commands_nothing():
     assert rig.tick().is_commanded
     assert not rig.tick(50).is_commanded
     rig.assert_smooth()
+
+
+def test_a_latch_outlives_deactivation_until_resume():
+    rig = Rig().act()
+    rig.loop.set_e_stop(True)
+    rig.loop.set_e_stop(False)
+    rig.tick(50)
+    rig.loop.deactivate()
+    rig.tick()
+    rig.loop.activate(0)
+    rig.loop.set_instruction("push the red cube")
+    output = rig.tick()
+    assert (output.state, output.code) == (ControlState.LATCHED, StatusCode.E_STOP)
+    rig.loop.resume(0)
+    assert rig.tick().state is ControlState.HOLDING
 
 
 def test_frozen_joints_warn():

@@ -61,6 +61,7 @@ class ControlLoop:
         self.counts: Counter[str] = Counter()
         self._e_stop = False
         self._blocked: StatusCode | None = None
+        self._unresumed: StatusCode | None = None
         self._terminate_run = 0
         self._rejected_run = 0
         self._begin_generation()
@@ -110,9 +111,12 @@ class ControlLoop:
         self._begin_generation()
         if self._e_stop:
             self._latch(StatusCode.E_STOP)
+        elif self._unresumed is not None:
+            self._latch(self._unresumed)
 
     def deactivate(self) -> None:
-        """Decelerates to rest; then nothing is commanded."""
+        """Decelerates to rest; then nothing is commanded. A latch outlives it: only ``resume`` ends one."""
+        self._unresumed = self.code if self.state is ControlState.LATCHED else self._unresumed
         self._go(Event.DEACTIVATE, StatusCode.INACTIVE)
         self.instruction, self.task_done = "", False
         self._begin_generation()
@@ -164,7 +168,7 @@ class ControlLoop:
         if self._joints.latest is None or joint_age_ns > self._config.max_joint_age_ns:
             raise InputError("joint states are missing or stale: check the robot's driver", code="joints_stale")
         self._guard.restart(self._joints.latest.positions_J, self._config.resume_slack)
-        self._rejected_run = 0
+        self._rejected_run, self._unresumed = 0, None
         self._begin_generation()
         self._go(event, StatusCode.WAITING if event is Event.RESUME_TASK else StatusCode.IDLE)
 
@@ -230,7 +234,7 @@ class ControlLoop:
         """
         clock = self._clock.advance(now_ns)
         if clock is ClockState.PAUSED:
-            return self._output(StatusCode.CLOCK_PAUSED)
+            return self._pause()
         if clock is ClockState.JUMPED_BACK:
             self._joints.reset()
             self._lose(StatusCode.CLOCK_JUMPED)
@@ -241,6 +245,14 @@ class ControlLoop:
             self._guard.brake()
             self._fail(StatusCode.INTERNAL_ERROR, type(error).__name__)
         return self._output(self.code)
+
+    def _pause(self) -> ControlOutput:
+        """Comes to rest while the clock stands, since the robot may move on without it; the chunk waits, latches stay."""
+        fault = self._guard.stop()
+        if fault is not None:
+            self._fail(StatusCode.INVALID_COMMAND, fault)
+        tells_more = self.state in (ControlState.LATCHED, ControlState.FAULT)
+        return self._output(self.code if tells_more else StatusCode.CLOCK_PAUSED)
 
     def _judge(self, watch: Watch) -> None:
         """Holds on a lost input; asks anew when it is back."""
@@ -360,11 +372,16 @@ class ControlLoop:
             self._go(Event.CLEAR, StatusCode.TASK_DONE)
 
     def _leaves_workspace(self, position_J: np.ndarray) -> bool:
-        """Whether the reference is outside by more than the margin and farther out than the command."""
+        """Whether the reference leaves by more than the margin, or a stop could, and farther than the command already is.
+
+        Half the margin is kept for what a stop does on its way: joints that come to rest one after the other do not follow a line.
+        """
         if self._workspace_excess_m is None:
             return False
-        excess_m = self._workspace_excess_m(position_J)
-        return excess_m > self._config.workspace_margin_m and excess_m > self._workspace_excess_m(self._guard.last[0])
+        margin_m = self._config.workspace_margin_m
+        wanted_m, stop_m = self._workspace_excess_m(position_J), self._workspace_excess_m(self._guard.stopping_point())
+        leaves = wanted_m > margin_m or stop_m > 0.5 * margin_m
+        return leaves and max(wanted_m, stop_m) > self._workspace_excess_m(self._guard.last[0])
 
     def _joints_frozen(self) -> bool:
         return self.state is ControlState.ACTING and self._joints.unchanged_for_ns > self._config.joints_frozen_after_ns

@@ -53,6 +53,19 @@ class CommandGuard:
         """Whether the command stands still."""
         return bool(np.abs(self.last[1]).max() < AT_REST)
 
+    def stopping_point(self) -> np.ndarray:
+        """Where a jerk-limited stop that begins after one more period would end at the latest, [J].
+
+        An acceleration along the motion first has to fade, then from speed v the stop takes v^2 / 2a + v a / 2j.
+        """
+        position_J, velocity_J, acceleration_J = self.last
+        limits = self._limits
+        direction_J = np.sign(velocity_J)
+        fading_s_J = np.maximum(acceleration_J * direction_J, 0.0) / limits.jerk
+        peak_J = np.abs(velocity_J) + 0.5 * limits.jerk * fading_s_J**2
+        distance_J = peak_J * (self._period_s + fading_s_J + peak_J / (2.0 * limits.acceleration) + limits.acceleration / (2.0 * limits.jerk))
+        return np.clip(position_J + direction_J * distance_J, limits.position_min, limits.position_max)
+
     def restart(self, measured_J: np.ndarray, slack: float) -> None:
         """At rest, starts joints that are farther than ``slack`` (rad or m) from their command at the measurement.
 

@@ -284,6 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     options = parser.parse_args(argv)
+    if options.seed < FIRST_TRAINING_SEED:
+        parser.error(f"--seed {options.seed} belongs to evaluation: use {FIRST_TRAINING_SEED} or more")
     counts = collect(options.out, options.frames, workers=options.workers, seed=options.seed, labels=options.labels, snapshots=options.snapshots)
     if options.json:
         options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")

@@ -99,13 +99,10 @@ def all_tasks(objects: Iterable[ObjectRef]) -> list[Task]:
 def sample_task(rng: np.random.Generator, tasks: Sequence[Task], split: str = "seen", family: str | None = None) -> tuple[Task, str] | None:
     """Draws a task and a phrasing, families equally likely; None where none fits.
 
-    ``unseen`` draws held-out combinations where there are some, and always a held-out phrasing.
+    ``unseen`` draws held-out combinations and phrasings only.
     """
     pool = [t for t in tasks if family in (None, t.family)]
-    if split == "seen":
-        pool = [t for t in pool if not is_held_out(t)]
-    else:
-        pool = [t for t in pool if is_held_out(t)] or pool
+    pool = [t for t in pool if is_held_out(t) == (split == "unseen")]
     families = [f for f in FAMILIES if any(t.family == f for t in pool)]
     if not families:
         return None
