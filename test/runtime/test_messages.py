@@ -54,19 +54,32 @@ def test_an_instruction_without_room_is_refused_and_never_cut(ends):
     assert error.value.code == "instruction_too_long"
 
 
+PERIOD = 20_000_000
+
+
 def test_joints_are_given_for_the_time_of_the_picture(ends):
     control, worker = ends
     for k in range(MAX_HISTORY + 10):
-        control.write_snapshot(snapshot(stamp_ns=1000 * k, joints=np.full(7, 0.1 * k)))
+        control.write_snapshot(snapshot(stamp_ns=PERIOD * k, joints=np.full(7, 0.1 * k)))
     got = worker.read_snapshot()
     newest = MAX_HISTORY + 9
     assert len(got.history_stamps_N) == MAX_HISTORY
-    stamp_ns, joints = got.joints_at(1000 * (newest - 3) + 500)
-    assert stamp_ns == 1000 * (newest - 3) + 500
+    stamp_ns, joints = got.joints_at(PERIOD * (newest - 3) + PERIOD // 2)
+    assert stamp_ns == PERIOD * (newest - 3) + PERIOD // 2
     np.testing.assert_allclose(joints, 0.1 * (newest - 2.5))
-    np.testing.assert_allclose(got.joints_at(1000 * newest)[1], 0.1 * newest)
-    np.testing.assert_allclose(got.joints_at(10**9)[1], 0.1 * newest)
-    assert got.joints_at(0)[0] == 1000 * 10
+    np.testing.assert_allclose(got.joints_at(PERIOD * newest)[1], 0.1 * newest)
+    np.testing.assert_allclose(got.joints_at(10**12)[1], 0.1 * newest)
+    assert got.joints_at(0)[0] == PERIOD * 10
+
+
+def test_a_fast_control_loop_does_not_shorten_the_history(ends):
+    control, worker = ends
+    for k in range(1000):
+        control.write_snapshot(snapshot(stamp_ns=2_000_000 * k, joints=np.full(7, 0.1 * k)))
+    got = worker.read_snapshot()
+    assert got.history_stamps_N[-1] - got.history_stamps_N[0] >= 500_000_000
+    np.testing.assert_allclose(got.joints_at(2_000_000 * 850)[1], 85.0)
+    np.testing.assert_allclose(got.joints_at(2_000_000 * 999)[1], 99.9)
 
 
 def test_a_clock_that_goes_back_begins_a_new_history(ends):

@@ -21,7 +21,8 @@ from vla_ros.runtime.exchange import Slot
 MAX_INSTRUCTION_BYTES = 2048
 MAX_PLAN_BYTES = 512
 MAX_DETAIL_BYTES = 512
-MAX_HISTORY = 32  # joint states: 0.64 s at 50 Hz, longer than a picture may be old
+MAX_HISTORY = 40  # joint states
+HISTORY_STEP_NS = 16_000_000  # least time between two of them: 0.64 s in all at any control rate, longer than a picture may be old
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,13 +266,18 @@ class Exchange:
 
 
 def _remember(record: np.ndarray, snapshot: Snapshot) -> None:
-    """Appends the newest joint state to the record's history; a stamp that goes back begins a new one."""
+    """Appends the newest joint state to the record's history; a stamp that goes back begins a new one.
+
+    The newest is always there; the one before gives way to it where it came too soon after its own predecessor.
+    """
     count, stamps_N, history_NJ = int(record["history_count"]), record["history_stamps_N"], record["history_NJ"]
     if count and snapshot.joint_stamp_ns == stamps_N[count - 1]:
         return
     if count and snapshot.joint_stamp_ns < stamps_N[count - 1]:
         count = 0
-    if count == len(stamps_N):
+    if count >= 2 and snapshot.joint_stamp_ns - stamps_N[count - 2] < HISTORY_STEP_NS:
+        count -= 1
+    elif count == len(stamps_N):
         stamps_N[:-1], history_NJ[:-1] = stamps_N[1:].copy(), history_NJ[1:].copy()
         count -= 1
     stamps_N[count], history_NJ[count] = snapshot.joint_stamp_ns, snapshot.joint_positions

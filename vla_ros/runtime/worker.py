@@ -264,7 +264,8 @@ class WorkerWatch:
         self.report: WorkerReport | None = None
 
     def restarted(self) -> None:
-        """A new worker process begins: its counters start at zero."""
+        """A new worker process begins: its counters start at zero, and what the last one still wrote is none of its words."""
+        self._read_report()
         self.report, self._rejected, self._since_ns = None, 0, self._monotonic_ns()
 
     def update(self) -> None:
