@@ -27,7 +27,7 @@ from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 from vla_ros.ros.worker_process import WorkerConfig
 from vla_ros.runtime.worker import CameraFrame
 
-_MOVED = 0.05  # rad (or m): a picture that stays the same while the joints travel this far is frozen
+_MOVED = 0.05  # rad (or m): a picture that stays the same while a joint is this far from where it was is frozen
 _BLACK = 8  # of 255: no pixel of a black picture is brighter; sensors with a capped lens stay below
 
 
@@ -38,7 +38,7 @@ class _Camera:
     frame: CameraFrame | None = None
     frame_id: str | None = None
     changed_ns: int = 0
-    travel_at_change: float = 0.0
+    joints_at_change_J: np.ndarray | None = None
     lit_ns: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -55,7 +55,6 @@ class RosCameras:
         self._is_compressed = config.transport == "compressed"
         self._message_type = CompressedImage if self._is_compressed else Image
         self._convert: Callable[[Any, int], np.ndarray] = compressed_to_rgb if self._is_compressed else image_to_rgb
-        self._travel = 0.0
         self._joints_J: np.ndarray | None = None
         self._cameras = [
             _Camera(spec=spec, topic=PolledSubscription(node, self._message_type, topic.topic, qos.SENSOR))
@@ -67,9 +66,7 @@ class RosCameras:
         return self._clock.now_ns()
 
     def note_joints(self, positions_J: np.ndarray) -> None:
-        """Adds up how far the joints have travelled: a picture must change when the robot moves."""
-        if self._joints_J is not None:
-            self._travel += float(np.abs(positions_J - self._joints_J).sum())
+        """Takes where the joints are: a picture must change when the robot moves."""
         self._joints_J = positions_J
 
     def frames(self) -> dict[str, CameraFrame]:
@@ -105,10 +102,10 @@ class RosCameras:
     def _is_frozen(self, camera: _Camera, image: np.ndarray, now_ns: int) -> bool:
         """Whether the picture has stayed the same although the robot moved, or black, for too long."""
         if camera.frame is None or now_ns < camera.changed_ns or not np.array_equal(image, camera.frame.image):
-            camera.changed_ns, camera.travel_at_change = now_ns, self._travel
+            camera.changed_ns, camera.joints_at_change_J = now_ns, self._joints_J
         if camera.frame is None or now_ns < camera.lit_ns or image.max() > _BLACK:
             camera.lit_ns = now_ns
-        still = now_ns - camera.changed_ns > self._config.frozen_timeout_ns and self._travel - camera.travel_at_change > _MOVED
+        still = now_ns - camera.changed_ns > self._config.frozen_timeout_ns and self._has_moved_since(camera.joints_at_change_J)
         black = now_ns - camera.lit_ns > self._config.frozen_timeout_ns
         was_frozen = camera.frame is not None and camera.frame.is_frozen
         if (still or black) and not was_frozen:
@@ -116,6 +113,10 @@ class RosCameras:
                 f"camera '{camera.spec.name}' sends {'black pictures' if black else 'the same picture although the robot moves'}"
             )
         return still or black
+
+    def _has_moved_since(self, joints_J: np.ndarray | None) -> bool:
+        """Displacement, not the way travelled: a standing robot's encoders travel too."""
+        return joints_J is not None and self._joints_J is not None and float(np.abs(self._joints_J - joints_J).max()) > _MOVED
 
     def _check_frame_id(self, camera: _Camera, frame_id: str) -> None:
         if frame_id != camera.frame_id:

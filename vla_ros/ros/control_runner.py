@@ -113,6 +113,7 @@ class ControlRunner:
         try:
             return future.result(timeout_s)
         except FutureTimeout as error:
+            future.cancel()  # a caller who was told that nothing happened must not be surprised later
             raise InputError(f"the control thread did not answer within {timeout_s} s", code="control_thread_silent") from error
 
     @property
@@ -149,6 +150,8 @@ class ControlRunner:
             self._sinks.edge(output)
 
     def _answer(self, function: Callable[[ControlLoop, int], Any], future: Future) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(function(self._loop, self._inputs.joint_age_ns))
         except Exception as error:  # belongs to the caller, not to the loop

@@ -120,7 +120,7 @@ class PolicyNodeParameters(Parameterized):
     )
     command_interface: str = parameter("JointTrajectory", "type of the command topic", choices=COMMAND_INTERFACES, name="command.interface")
     command_points: int = parameter(
-        3, "points of a JointTrajectory, one control period apart; the last is at rest", low=1, high=100, name="command.points"
+        3, "points of a JointTrajectory; the last is at rest", low=3, high=100, name="command.points"
     )
     require_subscriber: bool = parameter(
         False, "refuse activation while nobody subscribes to the command; otherwise warn", name="command.require_subscriber"

@@ -102,7 +102,8 @@ class RobotInputs:
         except InputError:
             loop.refuse_instruction(loop.generation, StatusCode.INSTRUCTION_INVALID)
             raise
-        loop.set_instruction(text)
+        if not loop.set_instruction(text):
+            raise InputError("nothing is active: activate the node, then send the instruction again", code="instruction_inactive")
         return True
 
     def _guarded(self, topic: str, take: Callable[..., bool], *arguments: object) -> None:
