@@ -243,8 +243,13 @@ class Rig:
         self.node = PolicyNode([Parameter(k, value=v) for k, v in values.items()])
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._closing.is_set():
+            self._executor.spin_once()
 
     def run(self, function: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         """Runs ``function`` in the executor's thread."""
@@ -257,7 +262,8 @@ class Rig:
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {timeout_s} s: {what}; statuses: {[s['code'] for s in self.robot.statuses[-12:]]}")
+                codes = [s["code"] for s in self.robot.statuses[-12:]]
+                pytest.fail(f"not within {timeout_s} s: {what}; statuses: {codes}; robot's failure: {self.robot.failure!r}")
             time.sleep(0.005)
         return value
 
@@ -285,6 +291,21 @@ class Rig:
         self.until(lambda: self.robot.code == "ACTING" and self.robot.speed() > 0.01, "the robot moves")
         return self.robot
 
+    def resume(self) -> bool:
+        """Ends a latch, which outlives deactivation. Returns whether there is none any more."""
+        from vla_ros.core.errors import InputError
+        from vla_ros.core.states import ControlState
+
+        def resume(loop: Any, joint_age_ns: int) -> None:
+            if loop.state is ControlState.LATCHED:
+                loop.resume(joint_age_ns)
+
+        try:
+            self.node.session.runner.call(resume)
+        except InputError:  # the released e-stop has not arrived yet
+            return False
+        return True
+
     def until_code(self, code: str, timeout_s: float = 15.0) -> None:
         """Waits until ``~/status`` has this code."""
         self.until(lambda: self.robot.code == code, f"status {code}", timeout_s)
@@ -301,8 +322,10 @@ class Rig:
     def close(self) -> None:
         """Frees everything."""
         self.run(self.node.close)
-        self._executor.shutdown(timeout_sec=2.0)
+        self._closing.set()
+        self._executor.wake()
         self._thread.join(2.0)
+        self._executor.shutdown(timeout_sec=1.0)
         self.node.destroy_node()
         self.robot.close()
 
@@ -341,8 +364,13 @@ def rig(shared_rig: Rig) -> Rig:
     if shared_rig.node.label == "active":
         shared_rig.run(shared_rig.node.trigger_deactivate)
     robot.position_J = shared_rig.description.home.copy()
+    inputs = shared_rig.node._inputs
+    shared_rig.until(
+        lambda: inputs.sample is not None and np.allclose(inputs.sample.positions_J, robot.position_J), "the node sees the robot"
+    )
     for recorded in (robot.commands, robot.statuses, robot.actions, robot.tokens, robot.plans):
         recorded.clear()
     shared_rig.until(lambda: shared_rig.activate() == "active", "the node is active again")
+    shared_rig.until(shared_rig.resume, "a latch of the test before is resumed")
     shared_rig.until_code("IDLE")
     return shared_rig

@@ -119,7 +119,7 @@ def test_row_11_a_second_joint_source_is_an_error_status(rig):
 
     second = rig.robot.node.create_publisher(JointState, "joint_states", 1)
     rig.until_code("SECOND_JOINT_SOURCE")
-    rig.robot.node.destroy_publisher(second)
+    rig.robot.run(lambda: rig.robot.node.destroy_publisher(second))
     rig.until_code("IDLE")
 
 
@@ -245,7 +245,7 @@ def test_row_35_instructions_that_are_no_utf8_are_refused_and_spinning_goes_on(r
     publisher.publish(raw)
     rig.until_code("INSTRUCTION_INVALID")
     rig.until_at_rest()
-    robot.node.destroy_publisher(publisher)
+    robot.run(lambda: robot.node.destroy_publisher(publisher))
     rig.go("again")
 
 
@@ -346,7 +346,7 @@ def test_row_56_a_second_commander_is_an_error_status(rig):
 
     second = rig.robot.node.create_publisher(JointTrajectory, "command", 1)
     rig.until_code("SECOND_COMMANDER")
-    rig.robot.node.destroy_publisher(second)
+    rig.robot.run(lambda: rig.robot.node.destroy_publisher(second))
     rig.until_code("IDLE")
 
 
@@ -399,7 +399,7 @@ def test_diagnostics_name_rate_missed_periods_and_the_bundle(rig):
     subscription = rig.robot.node.create_subscription(DiagnosticArray, "/diagnostics", keep, 10)
     rig.go()
     rig.until(lambda: float(seen.get("vla_policy: inference", {}).get("inferences", 0)) > 0, "figures of the inference came")
-    rig.robot.node.destroy_subscription(subscription)
+    rig.robot.run(lambda: rig.robot.node.destroy_subscription(subscription))
     thread, inference = seen["vla_policy: control thread"], seen["vla_policy: inference"]
     assert {"rate_hz", "missed_periods", "jitter_p99_us"} <= thread.keys()
     assert inference["bundle"] == "tiny" and len(inference["bundle_sha256"]) == 64 and inference["provider"] == "cpu"
@@ -416,7 +416,7 @@ def call_trigger(rig, name):
         rig.until(future.done, f"answer of {name}")
         return future.result()
     finally:
-        rig.robot.node.destroy_client(client)
+        rig.robot.run(lambda: rig.robot.node.destroy_client(client))
 
 
 def test_only_inference_is_nice_and_not_the_middleware(rig):
@@ -427,3 +427,12 @@ def test_only_inference_is_nice_and_not_the_middleware(rig):
     niceness = {t.name: int((t / "stat").read_text().rsplit(")", 1)[1].split()[16]) for t in Path(f"/proc/{pid}/task").iterdir()}
     assert niceness[str(pid)] == rig.node.parameters.inference_nice + os.getpriority(os.PRIO_PROCESS, 0)
     assert min(niceness.values()) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_latch_outlives_deactivation(rig):
+    rig.go()
+    assert call_trigger(rig, "vla_policy/stop").success
+    rig.until_code("STOPPED")
+    rig.run(rig.node.trigger_deactivate)
+    rig.run(rig.node.trigger_activate)
+    rig.until(lambda: rig.robot.state == "latched" and rig.robot.code == "STOPPED", "it is latched as before")

@@ -122,7 +122,7 @@ def test_activation_without_joint_states_is_refused(make_rig, capfd):
 def test_row_55_activation_without_a_listener_is_refused_where_asked(make_rig, capfd):
     rig = make_rig(command__require_subscriber=True)
     assert rig.configure() == "inactive"
-    rig.run(lambda: rig.robot.node.destroy_subscription(rig.robot.command_subscription))
+    rig.robot.run(lambda: rig.robot.node.destroy_subscription(rig.robot.command_subscription))
     rig.until(lambda: rig.node.interface.command_subscribers() == 0, "nobody listens")
     rig.run(rig.node.trigger_activate)
     assert rig.node.label == "inactive" and "nobody subscribes" in capfd.readouterr().err
@@ -162,7 +162,7 @@ def test_other_command_interfaces_are_published_where_asked(make_rig, interface)
     kind, seen = {"Float64MultiArray": Float64MultiArray, "TwistStamped": TwistStamped}[interface], []
     rig = make_rig(command__interface=interface)
     # A topic has one type in one process.
-    rig.run(lambda: rig.robot.node.destroy_subscription(rig.robot.command_subscription))
+    rig.robot.run(lambda: rig.robot.node.destroy_subscription(rig.robot.command_subscription))
     rig.robot.node.create_subscription(kind, "command", seen.append, 10)
     assert rig.configure() == "inactive"
     rig.run(rig.node.trigger_activate)

@@ -156,7 +156,7 @@ def test_a_new_task_is_judged_and_a_reset_begins_anew(simulator):
     simulator.until(lambda: simulator.last("vla_sim/success") is not None, "the verdict is published")
     assert simulator.last("vla_sim/success").data is False
     simulator.task.publish(String(data="reach the red cylinder"))
-    simulator.until(lambda: simulator.last("vla_sim/instruction").data == "reach the red cylinder", "the task is taken")
+    simulator.until(lambda: getattr(simulator.last("vla_sim/instruction"), "data", "") == "reach the red cylinder", "the task is taken")
     simulator.send(_ROBOT.home + np.array([0.3, 0, 0, 0, 0, 0, 0]))
     simulator.until(lambda: simulator.joints()[0] > 0.25, "the arm moved")
     client = simulator.node.create_client(Trigger, "vla_sim/reset")

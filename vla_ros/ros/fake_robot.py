@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ class FakeRobot:
         alter_image: called with the camera's name and each picture before it is published.
         follows: whether the joints go where the command says.
         position_J: where the joints are, rad or m.
+        failure: what ended the thread.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FakeRobot:
         self.alter_joints: Callable[[JointState], None] = lambda _: None
         self.alter_image: Callable[[str, Image], None] = lambda _, __: None
         self.position_J = robot.home.copy()
+        self.failure: Exception | None = None
         self.commands: list[Command] = []
         self.statuses: list[dict[str, str]] = []
         self.actions: list[Float64MultiArray] = []
@@ -69,6 +72,7 @@ class FakeRobot:
         self._publish_and_subscribe(joint_rate_hz, image_rate_hz)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="fake_robot", daemon=True)
         self._thread.start()
 
@@ -121,19 +125,38 @@ class FakeRobot:
         """Largest joint speed of the newest command, rad/s or m/s."""
         return float(np.abs(self.commands[-1].velocity_J).max()) if self.commands else 0.0
 
+    def run(self, function: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+        """Runs ``function`` in the robot's thread: entities must not be destroyed while an executor waits for them."""
+        done: Future = Future()
+
+        def call() -> None:
+            try:
+                done.set_result(function())
+            except Exception as error:  # belongs to the caller
+                done.set_exception(error)
+
+        self._executor.create_task(call)
+        return done.result(timeout_s)
+
     def close(self) -> None:
         """Stops the thread and destroys the node."""
-        self._executor.shutdown(timeout_sec=2.0)
+        self._closing.set()
+        self._executor.wake()
         self._thread.join(2.0)
+        self._executor.shutdown(timeout_sec=1.0)
         self.node.destroy_node()
 
     # ---- drivers ----
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            while not self._closing.is_set():
+                self._executor.spin_once()
         except ExternalShutdownException:
             pass
+        except Exception as error:  # a test must learn why its robot fell silent
+            self.failure = error
+            raise
 
     def _stamp(self) -> Any:
         return time_message(self.node.get_clock().now().nanoseconds)

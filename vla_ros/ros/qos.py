@@ -20,8 +20,11 @@ SENSOR = _newest(ReliabilityPolicy.BEST_EFFORT)
 COMMAND = _newest(ReliabilityPolicy.RELIABLE)
 """Commands, instructions, e-stop: newest only, resent until it arrives, forgotten by late joiners."""
 
-STATUS = _newest(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
-"""Status and success: a late joiner gets the last value."""
+STATUS = _newest(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL, depth=10)
+"""Status: every edge arrives, and a late joiner gets the last ones."""
+
+LATCHED = _newest(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+"""A value: a late joiner gets the last one."""
 
 EVENTS = _newest(ReliabilityPolicy.RELIABLE, depth=10)
 """Diagnostics, tokens and plans: for people and recorders."""

@@ -64,8 +64,8 @@ class SimNode(Node):
         self._image_publishers = {c.name: self.create_publisher(Image, f"{c.name}/image_raw", qos.SENSOR_SOURCE) for c in CAMERAS}
         self._info_publishers = {c.name: self.create_publisher(CameraInfo, f"{c.name}/camera_info", qos.SENSOR_SOURCE) for c in CAMERAS}
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos.SENSOR) if self._server.current.publish_clock else None
-        self._success_publisher = self.create_publisher(Bool, "~/success", qos.STATUS)
-        self._instruction_publisher = self.create_publisher(String, "~/instruction", qos.STATUS)
+        self._success_publisher = self.create_publisher(Bool, "~/success", qos.LATCHED)
+        self._instruction_publisher = self.create_publisher(String, "~/instruction", qos.LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENTS)
         message_type = {"JointTrajectory": JointTrajectory, "Float64MultiArray": Float64MultiArray}[command_interface]
         self.create_subscription(message_type, "command", self._on_command, qos.COMMAND)
