@@ -31,6 +31,7 @@ _GRASP_S, _RELEASE_S = 0.4, 0.3
 _OPENED_M = 0.034
 _RELEASED_M = 0.026
 _PUSH_Z = 0.022
+_PUSH_END_M, _PUSH_DONE_M = 0.040, 0.028  # beyond the line: what counts is passed by more than a picture can show
 PUSH_STANDOFF_M = 0.045
 _FINGER_HALF_Y_M = 0.012
 
@@ -189,8 +190,8 @@ def _push(task: Task, world: WorldState) -> Plan:
     sign = direction_sign(task.direction)
     along = sign * (obj[1] - world.tool[1])  # how far the tool is behind the block
     half = _push_half(task.obj)
-    end_y = sign * (SIDE_LINE_Y_M + 0.018)
-    if sign * obj[1] > SIDE_LINE_Y_M + 0.008:
+    end_y = sign * (SIDE_LINE_Y_M + _PUSH_END_M)
+    if sign * obj[1] > SIDE_LINE_Y_M + _PUSH_DONE_M:
         return _after_push(obj, sign, world)
     tool_at_end = np.array([obj[0], end_y - sign * (half + _FINGER_HALF_Y_M), _PUSH_Z])
     sweep = [Waypoint(position=tool_at_end, yaw=0.0, gripper=CLOSED_M, speed=_PUSH_SPEED)]

@@ -16,12 +16,13 @@ import numpy as np
 from vla_ros.robot.kinematics import KinematicsError
 from vla_ros.sim.collect import EpisodeRecorder
 from vla_ros.sim.expert import OPEN_M, PUSH_STANDOFF_M, grasp_yaw
-from vla_ros.sim.scene import BLOCK_HALF_SIZE
+from vla_ros.sim.scene import BLOCK_HALF_SIZE, SIDE_LINE_Y_M
 from vla_ros.sim.tasks import FAMILIES, ObjectRef, Task, is_held_out
 from vla_ros.sim.world import direction_sign, half_height
 
 _KINDS_OF_STATE = ("anywhere", "near", "behind", "held", "placed")
-_SHARES = (0.20, 0.27, 0.10, 0.33, 0.10)
+_SHARES = (0.20, 0.22, 0.15, 0.30, 0.13)
+_PUSHED_PAST_M = 0.05
 _SQUEEZE_M = 0.0005  # fingers closed this far into a block count as touching it
 
 
@@ -65,14 +66,19 @@ class SnapshotRecorder(EpisodeRecorder):
         return task
 
     def _pose_behind(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
-        """Where a push begins or goes on."""
+        """Where a push begins, goes on, or is over: the block anywhere on its way to the side."""
         task = _draw([t for t in tasks if t.family == "push"], rng)
         if task is None:
             return None
-        block = self.env.world_state().objects[task.obj].position
-        away = BLOCK_HALF_SIZE[task.obj.kind][0] + rng.uniform(0.014, PUSH_STANDOFF_M + 0.02)
-        x = block[0] + rng.normal(0.0, 0.008)
-        self._place([x, block[1] - direction_sign(task.direction) * away, rng.choice([rng.uniform(0.018, 0.03), rng.uniform(0.03, 0.12)])], rng.normal(0.0, 0.05), rng.uniform(0.0, 0.008))
+        block, sign = self.env.world_state().objects[task.obj], direction_sign(task.direction)
+        x, y, z = block.position
+        if rng.random() < 0.6:
+            y = sign * rng.uniform(sign * y, SIDE_LINE_Y_M + _PUSHED_PAST_M)
+            self.env.place_object(task.obj, [x, y, z], block.yaw)
+        touching = BLOCK_HALF_SIZE[task.obj.kind][0] + 0.013
+        away = touching + rng.choice([rng.uniform(0.0, 0.006), rng.uniform(0.0, PUSH_STANDOFF_M)])
+        height = rng.choice([rng.uniform(0.018, 0.03), rng.uniform(0.03, 0.12)], p=[0.7, 0.3])
+        self._place([x + rng.normal(0.0, 0.008), y - sign * away, height], rng.normal(0.0, 0.05), rng.uniform(0.0, 0.008))
         return task
 
     def _pose_held(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
