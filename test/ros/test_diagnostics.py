@@ -53,9 +53,21 @@ def test_an_unconfigured_node_is_inactive():
 def test_drops_are_an_edge_once_until_a_good_message_or_another_reason():
     from vla_ros.ros.diagnostics import DropCounter
 
-    drops = DropCounter()
+    drops = DropCounter(quiet_s=0.0)
     assert [drops.dropped("front", "a") for _ in range(3)] == [True, False, False]
     assert drops.dropped("front", "b") and drops.dropped("wrist", "b")
     assert drops.accepted("front") and not drops.accepted("front")
     assert drops.dropped("front", "b")
     assert drops.counts == {"front.a": 3, "front.b": 2, "wrist.b": 1}
+
+
+def test_a_flickering_source_is_said_once_in_a_while_and_counted_always():
+    from vla_ros.ros.diagnostics import DropCounter
+
+    now = [0.0]
+    drops, said = DropCounter(quiet_s=5.0, now_s=lambda: now[0]), []
+    for step in range(100):
+        now[0] = 0.1 * step
+        said.append((drops.dropped("front", "a"), drops.accepted("front")))
+    assert [i for i, s in enumerate(said) if s != (False, False)] == [0, 50]
+    assert said[50] == (True, True) and drops.counts["front.a"] == 100

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +21,35 @@ from vla_ros.ros.sim_messages import time_message
 
 
 class DropCounter:
-    """Counts dropped messages by code and says which drop is the first of its kind, or the first after a good one. Any thread."""
+    """Counts dropped messages by code and says which of them to log: the first of its kind, or the first after a good one.
 
-    def __init__(self) -> None:
+    A source that flickers between good and bad is said once in ``quiet_s``. Each source belongs to one thread.
+    """
+
+    def __init__(self, quiet_s: float = 5.0, now_s: Callable[[], float] = time.monotonic) -> None:
         self.counts: Counter[str] = Counter()
+        self._quiet_s = quiet_s
+        self._now_s = now_s
         self._bad: dict[str, str] = {}
+        self._said: dict[str, bool] = {}
+        self._said_s: dict[tuple[str, str], float] = {}
 
     def dropped(self, source: str, code: str) -> bool:
         """Counts a drop; True on an edge: log it."""
         self.counts[f"{source}.{code}"] += 1
-        edge = self._bad.get(source) != code
+        if self._bad.get(source) == code:
+            return False
         self._bad[source] = code
-        return edge
+        key, now_s = (source, code), self._now_s()
+        if now_s - self._said_s.get(key, -self._quiet_s) < self._quiet_s:
+            return False
+        self._said_s[key], self._said[source] = now_s, True
+        return True
 
     def accepted(self, source: str) -> bool:
-        """Notes a good message; True if the last one of this source was dropped."""
-        return self._bad.pop(source, None) is not None
+        """Notes a good message; True if the last one of this source was dropped and that was said."""
+        self._bad.pop(source, None)
+        return self._said.pop(source, False)
 
 
 @dataclass(frozen=True, kw_only=True)
