@@ -12,7 +12,7 @@ TINY = {
     "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8]},
     "data": {"frames_per_batch": 4, "labels_per_frame": 2, "val_fraction": 0.3, "rescan_s": 0},
     "optim": {"warmup_steps": 2},
-    "run": {"max_steps": 4, "validate_steps": 1000, "val_frames": 4, "threads": 1, "log_steps": 1},
+    "run": {"max_steps": 4, "validate_steps": 1000, "val_frames": 4, "threads": 1, "log_steps": 1, "vision_fraction": 0.0},
 }
 
 

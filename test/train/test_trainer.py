@@ -166,3 +166,10 @@ def test_a_signal_saves_and_ends_cleanly(dataset_folder, tmp_path, tiny_settings
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors.decode()[-2000:]
     assert load_checkpoint(out / "last.pt")["step"] >= 1
+
+
+def test_the_first_part_trains_vision_alone(dataset_folder, tmp_path, tiny_settings):
+    settings = {**tiny_settings, "run": {**tiny_settings["run"], "max_steps": 4, "vision_fraction": 0.5}}
+    trainer = make(TrainConfig.from_dict(settings), dataset_folder, tmp_path / "out")
+    kinds = [set(trainer._update(trainer.maker.training_batch(step))) for step in range(4)]
+    assert ["action" in names for names in kinds] == [False, False, True, True]

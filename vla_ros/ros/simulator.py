@@ -54,6 +54,7 @@ class SimNode(Node):
         self._make_interface(parameters.command_interface)
         self._begin_episode(parameters.task)
         self._physics_from = (0, 0)
+        self._last_stamp_ns = 0
         self._physics = PeriodicThread(
             self._tick, _TICK_NS, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed
         )
@@ -106,14 +107,22 @@ class SimNode(Node):
                 self._behind_dropped += 1
                 self._physics_from = (self._world.elapsed_ns, monotonic_ns)
                 behind = _TICK_NS
-            for left in reversed(range(behind // _TICK_NS)):
-                # Ticks that are made up for are stamped when they were due: joints that move 10 ms in no time would be a jump.
-                stamp_ns = self._now_ns() - (0 if self._clock_publisher is not None else left * _TICK_NS)
-                self._world.advance(self._follower.sample(stamp_ns), _TICK_S)
-                self._publish_joints(stamp_ns if self._clock_publisher is None else self._now_ns())
+            for _ in range(behind // _TICK_NS):
+                self._world.advance(self._follower.sample(self._now_ns()), _TICK_S)
+                self._publish_joints(self._joint_stamp_ns())
             achieved = self._world.success()
         if achieved != self._reported_success:
             self._publish_success()
+
+    def _joint_stamp_ns(self) -> int:
+        """When this tick was due: joints that make up for 10 ms in no time would be a jump. Never ahead, never back."""
+        now_ns = self._now_ns()
+        if self._clock_publisher is None:
+            start_sim, start_wall = self._physics_from
+            due_ns = start_wall + int((self._world.elapsed_ns - start_sim) / self._server.current.realtime_factor)
+            now_ns -= max(time.monotonic_ns() - due_ns, 0)
+            now_ns = self._last_stamp_ns = max(now_ns, self._last_stamp_ns)
+        return now_ns
 
     def _publish_joints(self, stamp_ns: int) -> None:
         stamp = time_message(stamp_ns)
