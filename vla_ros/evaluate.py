@@ -29,8 +29,8 @@ from vla_ros.runtime.bundle import Bundle, load_bundle
 
 FAMILIES = ("reach", "push", "pick", "put", "stack")
 SPLITS = ("seen", "unseen")
-SEEDS_PER_RUN = 10_000
-MAX_SEED = 999  # (MAX_SEED + 1) * SEEDS_PER_RUN = 10 million: the first seed that collection uses
+SEEDS_PER_RUN = 1_000
+MAX_SEED = 9_999  # (MAX_SEED + 1) * SEEDS_PER_RUN = 10 million: the first seed that collection uses
 
 Play = Callable[[Sequence[EpisodeSpec]], Iterable[EpisodeResult]]
 
