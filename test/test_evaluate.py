@@ -126,7 +126,7 @@ def test_the_report_has_the_promised_keys(still_bundle):
     assert report["failures"] == {TIME_LIMIT: 5}
 
 
-@pytest.mark.parametrize("arguments", [["--seed", "1000"], ["--seed", "-1"], ["--episodes", "0"], ["--workers", "0"], ["--split", "test"]])
+@pytest.mark.parametrize("arguments", [["--seed", "10000"], ["--seed", "-1"], ["--episodes", "0"], ["--workers", "0"], ["--split", "test"]])
 def test_impossible_options_are_wrong_use(arguments: list[str]):
     with pytest.raises(SystemExit) as stop:
         evaluate.parse(["bundle", *arguments])
