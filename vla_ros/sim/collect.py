@@ -28,7 +28,7 @@ from vla_ros.robot.kinematics import Kinematics, KinematicsError
 from vla_ros.sim import expert
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
 from vla_ros.sim.scene import COLOURS, KINDS
-from vla_ros.sim.tasks import FAMILIES, SPLITS, ObjectRef, Task, all_tasks, is_held_out, phrasings
+from vla_ros.sim.tasks import FAMILIES, SPLITS, ObjectRef, Task, all_tasks, draw_evenly, is_held_out, phrasings
 from vla_ros.sim.world import WorldState
 
 FORMAT_VERSION = 1
@@ -136,12 +136,7 @@ class EpisodeRecorder:
     def _next_task(self, rng: np.random.Generator) -> Task | None:
         held = self.env.world_state().held()
         pool = [t for t in self.env.feasible_tasks() if not is_held_out(t) and (held is None or (t.obj == held and t.family in ("put", "stack")))]
-        families = [f for f in FAMILIES if any(t.family == f for t in pool)]
-        if not families:
-            return None
-        family = families[rng.integers(len(families))]
-        fitting = [t for t in pool if t.family == family]
-        return fitting[rng.integers(len(fitting))]
+        return draw_evenly(rng, pool)
 
     def random_arm(self, rng: np.random.Generator) -> np.ndarray:
         robot = self.env.robot

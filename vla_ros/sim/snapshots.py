@@ -17,7 +17,7 @@ from vla_ros.robot.kinematics import KinematicsError
 from vla_ros.sim.collect import EpisodeRecorder
 from vla_ros.sim.expert import OPEN_M, PUSH_STANDOFF_M, grasp_yaw
 from vla_ros.sim.scene import BLOCK_HALF_SIZE, SIDE_LINE_Y_M
-from vla_ros.sim.tasks import FAMILIES, ObjectRef, Task, is_held_out
+from vla_ros.sim.tasks import ObjectRef, Task, draw_evenly, is_held_out
 from vla_ros.sim.world import direction_sign, half_height
 
 _KINDS_OF_STATE = ("anywhere", "near", "behind", "held", "placed")
@@ -46,11 +46,11 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_anywhere(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         self.env.place_arm(self.random_arm(rng))
-        return _draw(tasks, rng)
+        return draw_evenly(rng, tasks)
 
     def _pose_near(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """Over a block, or with open fingers around it."""
-        task = _draw([t for t in tasks if t.family != "push"], rng)
+        task = draw_evenly(rng, [t for t in tasks if t.family != "push"])
         if task is None:
             return None
         block = self.env.world_state().objects[task.obj]
@@ -67,7 +67,7 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_behind(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """Where a push begins, goes on, or is over: the block anywhere on its way to the side."""
-        task = _draw([t for t in tasks if t.family == "push"], rng)
+        task = draw_evenly(rng, [t for t in tasks if t.family == "push"])
         if task is None:
             return None
         block, sign = self.env.world_state().objects[task.obj], direction_sign(task.direction)
@@ -83,7 +83,7 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_held(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """A block between the fingers: just grasped, lifted, on the way, or over where it goes."""
-        task = _draw([t for t in tasks if t.family in ("pick", "put", "stack")], rng)
+        task = draw_evenly(rng, [t for t in tasks if t.family in ("pick", "put", "stack")])
         if task is None:
             return None
         world = self.env.world_state()
@@ -104,7 +104,7 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_placed(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """A block where it should be, with the hand still around it or already above."""
-        task = _draw([t for t in tasks if t.family in ("put", "stack")], rng)
+        task = draw_evenly(rng, [t for t in tasks if t.family in ("put", "stack")])
         if task is None:
             return None
         goal = self.env.world_state().objects[task.target].position
@@ -134,13 +134,3 @@ class SnapshotRecorder(EpisodeRecorder):
 def _half_width(ref: ObjectRef) -> float:
     """Half of what the fingers close on, m."""
     return BLOCK_HALF_SIZE[ref.kind][1]
-
-
-def _draw(tasks: list[Task], rng: np.random.Generator) -> Task | None:
-    """A task, families equally likely."""
-    families = [f for f in FAMILIES if any(t.family == f for t in tasks)]
-    if not families:
-        return None
-    family = families[rng.integers(len(families))]
-    fitting = [t for t in tasks if t.family == family]
-    return fitting[rng.integers(len(fitting))]

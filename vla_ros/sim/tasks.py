@@ -103,14 +103,21 @@ def sample_task(rng: np.random.Generator, tasks: Sequence[Task], split: str = "s
     """
     pool = [t for t in tasks if family in (None, t.family)]
     pool = [t for t in pool if is_held_out(t) == (split == "unseen")]
-    families = [f for f in FAMILIES if any(t.family == f for t in pool)]
+    task = draw_evenly(rng, pool)
+    if task is None:
+        return None
+    words = phrasings(task, split)
+    return task, words[rng.integers(len(words))]
+
+
+def draw_evenly(rng: np.random.Generator, tasks: Sequence[Task]) -> Task | None:
+    """Draws a task, families equally likely; None where there is none."""
+    families = [f for f in FAMILIES if any(t.family == f for t in tasks)]
     if not families:
         return None
     chosen = families[rng.integers(len(families))]
-    pool = [t for t in pool if t.family == chosen]
-    task = pool[rng.integers(len(pool))]
-    words = phrasings(task, split)
-    return task, words[rng.integers(len(words))]
+    fitting = [t for t in tasks if t.family == chosen]
+    return fitting[rng.integers(len(fitting))]
 
 
 def parse_task(text: str, objects: Iterable[ObjectRef] | None = None) -> Task | None:
