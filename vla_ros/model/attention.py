@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 MASKED = -1e9  # added to a score that must not count; finite, so that no graph optimiser can make NaN of it
 
-FEED_FORWARDS = {"relu": F.relu, "gelu": F.gelu}
+FEED_FORWARDS = {"relu": F.relu, "relu2": lambda x: F.relu(x).square(), "gelu": F.gelu}
 
 
 def scaled_dot_product_attention(query_BGQF: Tensor, key_BGSF: Tensor, value_BGSF: Tensor, mask_B1QS: Tensor | None = None) -> Tensor:
@@ -68,12 +68,12 @@ class FeedForward(nn.Module):
 class SelfBlock(nn.Module):
     """Pre-norm transformer block (arXiv 2002.04745): x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int, depth: int) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int, depth: int, activation: str = "gelu") -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, mlp_ratio * width)
+        self.feed_forward = FeedForward(width, mlp_ratio * width, activation)
         start_near_identity(depth, self.attention.project, self.feed_forward.contract)
 
     def forward(self, x_BSE: Tensor, mask_B1SS: Tensor | None = None) -> Tensor:
