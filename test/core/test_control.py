@@ -257,6 +257,63 @@ def test_resume_starts_from_where_the_arm_was_moved_but_keeps_the_grip():
     np.testing.assert_allclose(rig.tick().positions_J, [moved[0], held[1], held[2]])
 
 
+def carry(rig: Rig, by_J, ticks: int = 60) -> None:
+    """Somebody moves the arm by hand, slower than its joints could."""
+    start = rig.joints
+    for i in range(ticks):
+        rig.now_ns += PERIOD_NS
+        rig.outputs.append(rig.loop.step(rig.now_ns, rig.watch))
+        rig.joints = start + np.asarray(by_J) * min((i + 1) / 40, 1.0)
+        rig.loop.put_joints(rig.now_ns, rig.joints)
+
+
+def test_a_latched_arm_that_is_moved_is_left_alone_and_resume_starts_from_where_it_is():
+    rig = Rig().act()
+    rig.loop.stop()
+    rig.tick(60)
+    carry(rig, [0.4, 0.0, 0.0])
+    output = rig.outputs[-1]
+    assert not output.is_commanded and output.code is StatusCode.STOPPED and StatusCode.ARM_MOVED in output.warnings
+    rig.loop.resume()
+    rig.now_ns += PERIOD_NS
+    resumed = rig.loop.step(rig.now_ns, rig.watch)
+    assert resumed.is_commanded and StatusCode.ARM_MOVED not in resumed.warnings
+    np.testing.assert_allclose(resumed.positions_J[0], rig.joints[0], atol=1e-9)
+
+
+def test_an_arm_that_sinks_at_once_after_a_stop_is_left_alone_too():
+    rig = Rig().act()
+    rig.loop.set_e_stop(True)
+    while np.abs(rig.tick().velocities_J).max() > 1e-6:
+        pass
+    carry(rig, [0.0, -0.6, 0.0], ticks=100)
+    assert not rig.outputs[-1].is_commanded
+
+
+@pytest.mark.parametrize("instruction", ["", "go"])
+def test_an_arm_that_is_moved_while_it_waits_latches(instruction):
+    rig = Rig().start(instruction)
+    rig.tick(60)
+    old = rig.loop.generation
+    carry(rig, [0.0, 0.2, 0.0], ticks=41)
+    output = rig.outputs[-1]
+    assert (output.state, output.code, output.is_commanded) == (ControlState.LATCHED, StatusCode.ARM_MOVED, False)
+    assert rig.loop.generation == old + 1
+    rig.loop.resume()
+    np.testing.assert_allclose(rig.tick().positions_J[1], rig.joints[1])
+
+
+def test_a_servo_that_hangs_below_its_command_is_not_taken_for_a_moved_arm():
+    rig = Rig().start()
+    sag = np.array([0.0, -0.12, 0.0])
+    for _ in range(200):
+        rig.now_ns += PERIOD_NS
+        rig.joints = rig.joints + 0.2 * (sag - rig.joints)
+        rig.loop.put_joints(rig.now_ns, rig.joints)
+        output = rig.loop.step(rig.now_ns, rig.watch)
+    assert output.is_commanded and output.state is ControlState.HOLDING
+
+
 def test_a_joint_jump_is_dropped_once_and_latches_when_repeated():
     rig = Rig().act()
     jumped = rig.joints + 0.5
@@ -447,6 +504,26 @@ def test_frozen_joints_warn():
         rig.now_ns += PERIOD_NS
         output = rig.loop.step(rig.now_ns, Watch())
     assert output.warnings == (StatusCode.JOINTS_FROZEN,)
+
+
+def test_joints_that_stood_still_while_idle_do_not_count_as_frozen():
+    rig = Rig(joints_frozen_after_ns=200 * MS).start("")
+    for _ in range(200):  # an ideal encoder of a robot at rest
+        rig.tick()
+    rig.loop.set_instruction("go")
+    rig.tick()
+    rig.put()
+    rig.tick(40)
+    assert rig.outputs[-1].state is ControlState.ACTING
+    assert not any(o.warnings for o in rig.outputs)
+
+
+def test_joints_of_a_robot_that_is_told_to_stay_are_not_frozen():
+    rig = Rig(joints_frozen_after_ns=200 * MS).start()
+    for _ in range(40):
+        rig.tick()
+        rig.put(waypoints=np.zeros((5, J)))
+    assert rig.outputs[-1].state is ControlState.ACTING and not any(o.warnings for o in rig.outputs)
 
 
 def test_thousands_of_random_events_never_raise_and_stay_smooth():

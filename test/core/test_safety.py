@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vla_ros.core.safety import StatusCode, box_excess_m, brake, outside_limits, violation
 from vla_ros.core.testing import J, make_limits
@@ -77,7 +79,7 @@ def test_every_code_has_a_number_and_a_sentence_of_its_own():
 
 def test_a_window_starts_with_the_command_and_ends_at_rest_inside_the_limits():
     velocity = np.array([1.0, -0.4, 0.0])
-    window = stopping_window(np.zeros(J), velocity, DT, LIMITS.acceleration)
+    window = stopping_window(np.zeros(J), velocity, DT, LIMITS)
     assert len(window.times_ns) == 4 and window.times_ns[0] == 20_000_000 and (np.diff(window.times_ns) > 0).all()
     np.testing.assert_array_equal(window.velocities_NJ[-1], 0.0)
     steps_s = np.diff(window.times_ns)[:, None] * 1e-9
@@ -88,5 +90,31 @@ def test_a_window_starts_with_the_command_and_ends_at_rest_inside_the_limits():
 
 
 def test_a_window_at_rest_stays():
-    window = stopping_window(np.ones(J), np.zeros(J), DT, LIMITS.acceleration)
+    window = stopping_window(np.ones(J), np.zeros(J), DT, LIMITS)
     assert (window.positions_NJ == 1.0).all() and (window.velocities_NJ == 0.0).all() and len(window.times_ns) >= 3
+
+
+@given(seed=st.integers(0, 2**32 - 1), stop_points=st.integers(2, 6))
+def test_a_window_keeps_the_position_limits_between_its_points_too(seed, stop_points):
+    """Any state from which the joint can stop; followed as joint_trajectory_controller does, by cubics through positions and velocities."""
+    rng = np.random.default_rng(seed)
+    velocity = rng.uniform(-LIMITS.velocity, LIMITS.velocity)
+    room = velocity**2 / (2.0 * LIMITS.acceleration) * (1.0 + rng.exponential(1.0, J))
+    limit = np.where(velocity > 0.0, LIMITS.position_max, LIMITS.position_min)
+    position = limit - np.sign(velocity) * room
+    window = stopping_window(position, velocity, DT, LIMITS, stop_points)
+    np.testing.assert_array_equal(window.velocities_NJ[-1], 0.0)
+    assert (np.abs(window.velocities_NJ) <= np.abs(velocity) + 1e-12).all()
+    # Points are at least 1 ms apart: a joint that would be at rest sooner passes its end by up to 4/27 of a (1 ms)^2, below 1e-6.
+    slack = 1e-6
+    for i in range(len(window.times_ns) - 1):
+        span_s = (window.times_ns[i + 1] - window.times_ns[i]) * 1e-9
+        for s in np.linspace(0.0, 1.0, 21):
+            between = hermite(s, span_s, window.positions_NJ[i : i + 2], window.velocities_NJ[i : i + 2])
+            assert (between <= LIMITS.position_max + slack).all() and (between >= LIMITS.position_min - slack).all()
+
+
+def hermite(s, span_s, positions, velocities):
+    h01 = s * s * (3.0 - 2.0 * s)
+    tangents = s * (1.0 - s) ** 2 * velocities[0] - s * s * (1.0 - s) * velocities[1]
+    return positions[0] + h01 * (positions[1] - positions[0]) + span_s * tangents

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.core.safety import StatusCode
+from vla_ros.core.safety import JointLimits, StatusCode
 from vla_ros.core.states import ControlState
 from vla_ros.core.window import TrajectoryWindow, stopping_window
 
@@ -27,10 +27,13 @@ class ControlConfig:
         min_confidence: smallest confidence of a chunk's next step, in [0, 1]; 0 switches the check off.
         jump_velocity_factor: a joint may be measured this many times faster than its velocity limit.
         jump_slack: allowance of the jump check, rad or m.
-        joints_frozen_after_ns: identical joint states this long while moving raise a warning.
+        joints_frozen_after_ns: identical joint states this long, while the command is elsewhere, raise a warning.
+        joints_frozen_displacement: how far elsewhere, rad or m.
         limit_slack: how far outside its limits a joint may be measured when activating, rad or m.
-        resume_slack: joints farther from their command than this start again from the measurement, rad or m.
-        workspace_margin_m: how far the reference may leave the workspace before the robot holds.
+        resume_slack: joints farther from their command than this start again from the measurement, rad or m; an arm at rest that moves by
+            more was moved by somebody else.
+        settle_ns: how long the arm may go on settling after its command has come to rest.
+        workspace_margin_m: how far reference and command may leave the workspace; the robot holds so early that its stop keeps this, too.
     """
 
     period_ns: int = 20_000_000
@@ -43,8 +46,10 @@ class ControlConfig:
     jump_velocity_factor: float = 1.5
     jump_slack: float = 0.01
     joints_frozen_after_ns: int = 1_000_000_000
+    joints_frozen_displacement: float = 0.01
     limit_slack: float = 0.01
     resume_slack: float = 0.05
+    settle_ns: int = 500_000_000
     workspace_margin_m: float = 0.01
 
     def __post_init__(self) -> None:
@@ -88,7 +93,7 @@ class ControlOutput:
         code: why.
         warnings: further codes that do not change the motion.
         generation: the current generation.
-        is_commanded: False while inactive and at rest, or before the first activation: send nothing.
+        is_commanded: False while inactive and at rest, before the first activation, or latched with the arm moved away: send nothing.
         task_done: the policy said so in enough chunks; stays True until the next instruction.
         action_D: the action of the step that the reference moves towards, None without one.
     """
@@ -105,6 +110,6 @@ class ControlOutput:
     task_done: bool
     action_D: np.ndarray | None
 
-    def to_window(self, dt_s: float, max_acceleration_J: np.ndarray, num_stop_points: int = 3) -> TrajectoryWindow:
+    def to_window(self, dt_s: float, limits: JointLimits, num_stop_points: int = 3) -> TrajectoryWindow:
         """This command and a stop after it, for a joint_trajectory_controller."""
-        return stopping_window(self.positions_J, self.velocities_J, dt_s, max_acceleration_J, num_stop_points)
+        return stopping_window(self.positions_J, self.velocities_J, dt_s, limits, num_stop_points)

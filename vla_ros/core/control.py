@@ -18,8 +18,8 @@ from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult
 from vla_ros.core.clock import ClockState, ControlClock
 from vla_ros.core.command import ControlConfig, ControlOutput, Watch
 from vla_ros.core.errors import DecodeError, InputError, VlaError
-from vla_ros.core.guard import CommandGuard, MotionGenerator
-from vla_ros.core.joints import JointMonitor
+from vla_ros.core.guard import CommandGuard, MotionGenerator, PathBlocked
+from vla_ros.core.joints import FrozenWatch, JointMonitor, StandstillWatch
 from vla_ros.core.safety import JointLimits, StatusCode, outside_limits
 from vla_ros.core.states import ControlState, Event, is_allowed, next_state
 from vla_ros.core.text import normalize_instruction
@@ -35,6 +35,7 @@ class ControlLoop:
         limits: of the joints.
         motion: motion generator with the same period.
         workspace_excess_m: joint positions [J] to the tool's distance outside its workspace, m; None: unchecked.
+        collision_depth_m: joint positions [J] to how deep the robot is in itself or in the table, m, 0 where it is clear; None: unchecked.
     """
 
     def __init__(
@@ -44,16 +45,21 @@ class ControlLoop:
         limits: JointLimits,
         motion: MotionGenerator,
         workspace_excess_m: Callable[[np.ndarray], float] | None = None,
+        collision_depth_m: Callable[[np.ndarray], float] | None = None,
     ) -> None:
         self._config = config
         self._limits = limits
         self._guard = CommandGuard(motion, limits, config.period_s)
         self._workspace_excess_m = workspace_excess_m
+        self._collision_depth_m = collision_depth_m
         self._clock = ControlClock(config.period_ns, config.max_clock_gap_ns)
         self._buffer = ChunkBuffer()
         self._joints = JointMonitor(
             limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack
         )
+        self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
+        self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)
+        self._joints_are_frozen = self._arm_was_moved = False
         self.state = ControlState.INACTIVE
         self.code = StatusCode.INACTIVE
         self.instruction = ""
@@ -105,6 +111,7 @@ class ControlLoop:
             raise InputError(f"{where}: move them inside", code="joints_outside_limits")
         next_state(self.state, Event.ACTIVATE)
         self._guard.restart(measured.positions_J, slack=-1.0)
+        self._forget_standstill()
         self._go(Event.ACTIVATE, StatusCode.IDLE)
         self._clock.reset()
         self.instruction, self.task_done, self._rejected_run, self._blocked = "", False, 0, None
@@ -168,6 +175,7 @@ class ControlLoop:
         if self._joints.latest is None or joint_age_ns > self._config.max_joint_age_ns:
             raise InputError("joint states are missing or stale: check the robot's driver", code="joints_stale")
         self._guard.restart(self._joints.latest.positions_J, self._config.resume_slack)
+        self._forget_standstill()
         self._rejected_run, self._unresumed = 0, None
         self._begin_generation()
         self._go(event, StatusCode.WAITING if event is Event.RESUME_TASK else StatusCode.IDLE)
@@ -241,6 +249,7 @@ class ControlLoop:
         try:
             self._judge(watch)
             self._move()
+            self._watch_joints()
         except Exception as error:  # a fault becomes a status and a stop, never a dead loop; its name is counted
             self._guard.brake()
             self._fail(StatusCode.INTERNAL_ERROR, type(error).__name__)
@@ -294,7 +303,9 @@ class ControlLoop:
         """One period of motion; returns what is wrong with it, or None."""
         if reference is not None:
             try:
-                return self._guard.follow(reference)
+                return self._guard.follow(reference, self._danger)
+            except PathBlocked as blocked:
+                self._lose(blocked.code)
             except VlaError:
                 self.counts["motion_failed"] += 1
                 self._lose(StatusCode.MOTION_FAILED)
@@ -316,9 +327,9 @@ class ControlLoop:
             accelerations_J=acceleration_J.copy(),
             state=self.state,
             code=code,
-            warnings=(StatusCode.JOINTS_FROZEN,) if self._joints_frozen() else (),
+            warnings=self._warnings(),
             generation=self.generation,
-            is_commanded=self.state is not ControlState.INACTIVE or not self._guard.is_at_rest,
+            is_commanded=not self._arm_was_moved and (self.state is not ControlState.INACTIVE or not self._guard.is_at_rest),
             task_done=self.task_done,
             action_D=None if step is None else self._buffer.chunk.actions_HD[step].copy(),
         )
@@ -336,6 +347,8 @@ class ControlLoop:
 
     def _go(self, event: Event, code: StatusCode) -> None:
         self.state = next_state(self.state, event)
+        if code is not self.code:
+            self.counts[f"status_{code.name.lower()}"] += 1
         self.code = code
 
     def _lose(self, code: StatusCode, begin_generation: bool = True) -> None:
@@ -372,16 +385,44 @@ class ControlLoop:
             self._go(Event.CLEAR, StatusCode.TASK_DONE)
 
     def _leaves_workspace(self, position_J: np.ndarray) -> bool:
-        """Whether the reference leaves by more than the margin, or a stop could, and farther than the command already is.
-
-        Half the margin is kept for what a stop does on its way: joints that come to rest one after the other do not follow a line.
-        """
+        """Whether the reference leaves by more than the margin, and farther than the command already is."""
         if self._workspace_excess_m is None:
             return False
-        margin_m = self._config.workspace_margin_m
-        wanted_m, stop_m = self._workspace_excess_m(position_J), self._workspace_excess_m(self._guard.stopping_point())
-        leaves = wanted_m > margin_m or stop_m > 0.5 * margin_m
-        return leaves and max(wanted_m, stop_m) > self._workspace_excess_m(self._guard.last[0])
+        wanted_m = self._workspace_excess_m(position_J)
+        return wanted_m > self._config.workspace_margin_m and wanted_m > self._workspace_excess_m(self._guard.last[0])
 
-    def _joints_frozen(self) -> bool:
-        return self.state is ControlState.ACTING and self._joints.unchanged_for_ns > self._config.joints_frozen_after_ns
+    def _danger(self, path_NJ: np.ndarray) -> StatusCode | None:
+        """What a stopping path leads into; the whole way counts, since joints that come to rest one after the other follow no line.
+
+        A robot that is already there may move on as long as it gets no worse.
+        """
+        checks = (
+            (StatusCode.WORKSPACE, self._workspace_excess_m, self._config.workspace_margin_m),
+            (StatusCode.COLLISION, self._collision_depth_m, 0.0),
+        )
+        for code, depth_m, margin_m in checks:
+            if depth_m is None:
+                continue
+            worst_m = max(depth_m(position_J) for position_J in path_NJ)
+            if worst_m > margin_m and worst_m > depth_m(self._guard.last[0]):
+                return code
+        return None
+
+    def _watch_joints(self) -> None:
+        """Are the measurements alive, and is the arm at rest where it was left? An arm that was moved never jumps back."""
+        measured = self._joints.latest
+        measured_J = None if measured is None else measured.positions_J
+        command_J = self._guard.last[0]
+        self._joints_are_frozen = self._frozen.is_frozen(measured_J if self.state is ControlState.ACTING else None, command_J)
+        rests = self._guard.is_at_rest and self.state in (ControlState.IDLE, ControlState.HOLDING, ControlState.LATCHED)
+        if self._standstill.is_elsewhere(measured_J if rests else None, command_J) and not self._arm_was_moved:
+            self._arm_was_moved = True
+            self._latch(StatusCode.ARM_MOVED)
+
+    def _forget_standstill(self) -> None:
+        self._arm_was_moved = False
+        self._standstill.is_elsewhere(None, self._guard.last[0])
+
+    def _warnings(self) -> tuple[StatusCode, ...]:
+        found = ((StatusCode.JOINTS_FROZEN, self._joints_are_frozen), (StatusCode.ARM_MOVED, self._arm_was_moved))
+        return tuple(code for code, is_so in found if is_so and code is not self.code)

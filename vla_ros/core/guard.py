@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from vla_ros.core.errors import InputError, VlaError
-from vla_ros.core.safety import JointLimits, brake, violation
+from vla_ros.core.safety import JointLimits, StatusCode, brake, violation
 
 AT_REST = 1e-6  # rad/s or m/s; a hair above what a finished stop leaves by rounding
+
+
+class PathBlocked(VlaError):
+    """From where the motion would be, a stop would lead into something; ``code`` says into what."""
+
+    def __init__(self, code: StatusCode) -> None:
+        super().__init__(code.sentence)
+        self.code = code
 
 
 class MotionGenerator(Protocol):
     """Motion inside velocity, acceleration and jerk limits; each call advances one control period.
 
-    ``position``, ``velocity`` and ``acceleration`` [J] are what is commanded at the end of the last period.
+    ``position``, ``velocity`` and ``acceleration`` [J] are what is commanded at the end of the last period. They may be set: that is
+    how a period is taken back.
     """
 
     position: np.ndarray
@@ -31,6 +41,9 @@ class MotionGenerator(Protocol):
 
     def stop(self) -> None:
         """Advances one period of a stop."""
+
+    def stopping_path(self) -> np.ndarray:
+        """Positions [N, J] on the way of a stop that begins now: evenly spaced in time, the last one at rest. Advances nothing."""
 
 
 class CommandGuard:
@@ -86,19 +99,35 @@ class CommandGuard:
         self.last = (start_J, np.zeros_like(start_J), np.zeros_like(start_J))
         self._is_healthy = True
 
-    def follow(self, reference: tuple[np.ndarray, np.ndarray]) -> str | None:
+    def follow(
+        self, reference: tuple[np.ndarray, np.ndarray], danger: Callable[[np.ndarray], StatusCode | None] = lambda _: None
+    ) -> str | None:
         """Advances one period towards a position [J] and velocity [J], clipped into the limits.
+
+        Only a state from which a stop stays clear of danger is ever commanded: whatever makes the robot stop later, the way is free.
+
+        Args:
+            reference: where to be at the end of the period.
+            danger: what the positions [N, J] of a stopping path lead into, or None.
 
         Returns:
             What is wrong (then the guard brakes), or None.
 
         Raises:
+            PathBlocked: the stop after this period would lead into something; nothing has advanced.
             VlaError: the generator found no motion; nothing has advanced.
         """
-        limits = self._limits
-        self._motion.track(
+        limits, motion = self._limits, self._motion
+        before = (motion.position, motion.velocity, motion.acceleration)
+        motion.track(
             np.clip(reference[0], limits.position_min, limits.position_max), np.clip(reference[1], -limits.velocity, limits.velocity)
         )
+        if self._is_sane():
+            try:
+                self._check_path(danger)
+            except VlaError:
+                motion.position, motion.velocity, motion.acceleration = before
+                raise
         return self._take()
 
     def stop(self) -> str | None:
@@ -117,6 +146,14 @@ class CommandGuard:
         """Advances one period of the plainest stop, without the generator, from now on."""
         self._is_healthy = False
         self.last = brake(self.last[0], self.last[1], self._limits, self._period_s)
+
+    def _check_path(self, danger: Callable[[np.ndarray], StatusCode | None]) -> None:
+        code = danger(np.vstack([self._motion.position, self._motion.stopping_path()]))
+        if code is not None:
+            raise PathBlocked(code)
+
+    def _is_sane(self) -> bool:
+        return bool(np.isfinite([self._motion.position, self._motion.velocity, self._motion.acceleration]).all())
 
     def _take(self) -> str | None:
         motion = self._motion

@@ -44,12 +44,6 @@ class JointMonitor:
         """Forgets everything; the next measurement is taken as it is."""
         self.latest: JointMeasurement | None = None
         self.jumps_in_a_row = 0
-        self._changed_ns = 0
-
-    @property
-    def unchanged_for_ns(self) -> int:
-        """How long, in stamps, every position has been bit for bit the same."""
-        return 0 if self.latest is None else self.latest.stamp_ns - self._changed_ns
 
     def accept(self, stamp_ns: int, positions_J: np.ndarray) -> JointMeasurement:
         """Checks and keeps a measurement; the array is copied.
@@ -65,8 +59,6 @@ class JointMonitor:
             raise InputError(f"joint positions are not finite: {positions_J}", code="joints_not_finite")
         if self.latest is not None:
             self._check_motion(self.latest, stamp_ns, positions_J)
-        if self.latest is None or not np.array_equal(positions_J, self.latest.positions_J):
-            self._changed_ns = stamp_ns
         self.jumps_in_a_row = 0
         self.latest = JointMeasurement(stamp_ns=stamp_ns, positions_J=positions_J)
         return self.latest
@@ -80,3 +72,58 @@ class JointMonitor:
         if jumped.size:
             self.jumps_in_a_row += 1
             raise InputError(f"joints {jumped.tolist()} moved farther than they can in {dt_s:.3f} s", code="joints_jump")
+
+
+class FrozenWatch:
+    """Notices that measurements stay bit for bit the same although the command goes somewhere else. Call once a period.
+
+    Args:
+        displacement: how far the command must have gone since the measurement last changed, rad or m.
+        periods: for how many periods it must have been that far away.
+    """
+
+    def __init__(self, displacement: float, periods: int) -> None:
+        self._displacement = displacement
+        self._periods = periods
+        self._measured_J: np.ndarray | None = None
+        self._command_J: np.ndarray | None = None
+        self._count = 0
+
+    def is_frozen(self, measured_J: np.ndarray | None, command_J: np.ndarray) -> bool:
+        """Whether they are; a ``measured_J`` of None means that nothing is commanded to move."""
+        if measured_J is None or self._measured_J is None or not np.array_equal(measured_J, self._measured_J):
+            self._measured_J, self._command_J, self._count = measured_J, command_J, 0
+            return False
+        self._count += bool(np.abs(command_J - self._command_J).max() > self._displacement)
+        return self._count > self._periods
+
+
+class StandstillWatch:
+    """Notices that an arm at rest is not where it was left: pushed, carried, or sunk without power. Call once a period.
+
+    A servo still settles when its command has come to rest, and a weak one hangs below its command: after ``periods`` the arm may stay where
+    it is then, up to four times the slack away from its command.
+
+    Args:
+        slack: how far it may move, rad or m.
+        periods: how long it may settle.
+    """
+
+    def __init__(self, slack: float, periods: int) -> None:
+        self._slack = slack
+        self._periods = periods
+        self._left_J: np.ndarray | None = None
+        self._count = 0
+
+    def is_elsewhere(self, measured_J: np.ndarray | None, command_J: np.ndarray) -> bool:
+        """Whether it is; a ``measured_J`` of None means that the command is not at rest, or that nothing is known."""
+        if measured_J is None:
+            self._left_J, self._count = None, 0
+            return False
+        self._count += 1
+        if self._count <= self._periods:
+            return False
+        if self._left_J is None:
+            self._left_J = measured_J
+        has_moved = np.abs(measured_J - self._left_J).max() > self._slack
+        return bool(has_moved or np.abs(measured_J - command_J).max() > 4.0 * self._slack)

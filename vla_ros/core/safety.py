@@ -48,6 +48,8 @@ class StatusCode(Enum):
     NO_SUBSCRIBER = (25, Level.WARN, "Nobody listens to the commands.")
     INFERENCE_FAILED = (26, Level.ERROR, "The inference back end fails: see the log.")
     IMAGE_FROZEN = (27, Level.WARN, "A camera sends the same picture again and again.")
+    ARM_MOVED = (28, Level.ERROR, "The arm is not where it was left at rest: resume to go on from where it is.")
+    COLLISION = (29, Level.WARN, "The actions lead the robot into itself or the table: holding.")
 
     def __init__(self, number: int, level: Level, sentence: str) -> None:
         self.number = number

@@ -53,6 +53,12 @@ class FakeMotion:
     def stop(self) -> None:
         self._advance(np.zeros(J))
 
+    def stopping_path(self) -> np.ndarray:
+        stop_s_J = np.abs(self.velocity) / self.limits.acceleration
+        times_s = np.linspace(0.0, float(stop_s_J.max()), 9)[1:, None]
+        moving_s_NJ = np.minimum(times_s, stop_s_J)
+        return self.position + moving_s_NJ * (self.velocity - 0.5 * np.sign(self.velocity) * self.limits.acceleration * moving_s_NJ)
+
     def _advance(self, wanted_J: np.ndarray) -> None:
         wanted_J = np.clip(wanted_J, -self.limits.velocity, self.limits.velocity)
         bound_J = self.limits.acceleration * self.dt_s

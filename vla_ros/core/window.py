@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.core.safety import JointLimits
+
+
+_SHORTEST_S = 1e-3  # between two points
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryWindow:
@@ -29,31 +34,57 @@ class TrajectoryWindow:
 
 
 def stopping_window(
-    positions_RJ: np.ndarray, velocities_RJ: np.ndarray, dt_s: float, max_acceleration_J: np.ndarray, num_stop_points: int = 3
+    positions_RJ: np.ndarray, velocities_RJ: np.ndarray, dt_s: float, limits: JointLimits, num_stop_points: int = 3
 ) -> TrajectoryWindow:
-    """The next commands, ``dt_s`` apart, and then a stop at constant deceleration common to all joints.
+    """The next commands, ``dt_s`` apart, and then a stop at constant deceleration.
 
-    The stop takes at least ``num_stop_points * dt_s`` and keeps every joint's deceleration inside its limit
-    (position is quadratic in time, which a spline through position and velocity reproduces exactly).
+    All joints take the time of the slowest, at least ``num_stop_points * dt_s``, each inside its acceleration limit (position is quadratic
+    in time, which a spline through position and velocity reproduces exactly). A joint that would run past a position limit in that time
+    comes to rest at the limit instead, earlier than the others.
 
     Args:
-        positions_RJ: R >= 1 commands; the first is due one period after sending.
+        positions_RJ: R >= 1 commands inside the position limits; the first is due one period after sending.
         velocities_RJ: their velocities.
         dt_s: control period.
-        max_acceleration_J: rad/s^2 or m/s^2.
+        limits: of the joints.
         num_stop_points: points of the stop, at least 2, so that the window has three or more.
     """
     positions_RJ, velocities_RJ = np.atleast_2d(positions_RJ), np.atleast_2d(velocities_RJ)
     position_J, velocity_J = positions_RJ[-1], velocities_RJ[-1]
-    stop_s = max(float(np.max(np.abs(velocity_J) / max_acceleration_J)), num_stop_points * dt_s)
-    times_s = np.linspace(0.0, stop_s, num_stop_points + 1)[1:, None]
-    stop_positions = position_J + velocity_J * times_s * (1.0 - 0.5 * times_s / stop_s)
-    stop_velocities = velocity_J * (1.0 - times_s / stop_s)
-    stop_velocities[-1] = 0.0
+    times_s, stop_positions, stop_velocities = _stop(position_J, velocity_J, limits, num_stop_points, num_stop_points * dt_s)
     lead_s = np.arange(1, len(positions_RJ) + 1) * dt_s
-    times_ns = np.rint(np.concatenate([lead_s, lead_s[-1] + times_s[:, 0]]) * 1e9).astype(np.int64)
+    times_ns = np.rint(np.concatenate([lead_s, lead_s[-1] + times_s]) * 1e9).astype(np.int64)
     return TrajectoryWindow(
         times_ns=times_ns,
         positions_NJ=np.vstack([positions_RJ, stop_positions]),
         velocities_NJ=np.vstack([velocities_RJ, stop_velocities]),
     )
+
+
+def _stop(
+    position_J: np.ndarray, velocity_J: np.ndarray, limits: JointLimits, num_points: int, shortest_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times [P], positions [P, J] and velocities [P, J] of the stop.
+
+    A cubic from speed v to rest over the distance d within h never passes its end while v h <= 3 d (Fritsch and Carlson 1980). So that this
+    holds for a joint that comes to rest between two points, the first point is not later than its rest, and at the others it is slower.
+    """
+    speed_J = np.abs(velocity_J)
+    stop_s = max(float(np.max(speed_J / limits.acceleration)), shortest_s)
+    room_J = np.where(velocity_J > 0.0, limits.position_max - position_J, position_J - limits.position_min)
+    distance_J = np.minimum(0.5 * speed_J * stop_s, np.maximum(room_J, 0.0))
+    moves_J = (speed_J > 0.0) & (distance_J > 0.0)
+    moving_s_J = np.where(moves_J, 2.0 * distance_J / np.where(moves_J, speed_J, 1.0), stop_s)  # at constant deceleration
+    times_s = _stop_times(stop_s, float(moving_s_J.min()), num_points)
+    left = np.maximum(1.0 - times_s[:, None] / moving_s_J, 0.0) * moves_J
+    left[-1] = 0.0
+    speeds = np.minimum(speed_J * left, 3.0 * distance_J * left**2 / np.diff(times_s, append=2.0 * stop_s)[:, None])
+    direction_J = np.sign(velocity_J)
+    return times_s, position_J + direction_J * distance_J * (1.0 - left**2), direction_J * speeds
+
+
+def _stop_times(stop_s: float, first_rest_s: float, num_points: int) -> np.ndarray:
+    """Even up to ``stop_s``, unless a joint would be at rest well before the first of them."""
+    if 1.5 * first_rest_s >= stop_s / num_points:
+        return np.linspace(0.0, stop_s, num_points + 1)[1:]
+    return np.linspace(max(first_rest_s, _SHORTEST_S), stop_s, num_points)

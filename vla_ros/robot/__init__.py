@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The robot as numbers: description, kinematics, jerk-limited motion. Knows neither torch, ROS nor a simulator."""
 
+from vla_ros.robot.collision import CollisionModel
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics, KinematicsError
 from vla_ros.robot.motion import RuckigMotion
 
-__all__ = ["Kinematics", "KinematicsError", "RobotDescription", "RuckigMotion"]
+__all__ = ["CollisionModel", "Kinematics", "KinematicsError", "RobotDescription", "RuckigMotion"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ class RobotDescription:
         workspace_min: lower corner of the tool's box in ``base_frame``, m, shape [3].
         workspace_max: upper corner, likewise.
         home: joint positions from which an episode starts, shape [J].
+        floor_height: height in ``base_frame`` that no link but the standing one may go below, m; None: there is no table.
+        self_clearance: least distance between links that do not touch by construction, m.
+        mimics: other joints of the URDF, each with the joint that it follows, factor and offset.
     """
 
     name: str
@@ -52,6 +56,9 @@ class RobotDescription:
     home: np.ndarray
     workspace_min: np.ndarray
     workspace_max: np.ndarray
+    floor_height: float | None
+    self_clearance: float
+    mimics: Mapping[str, tuple[str, float, float]]
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -75,6 +82,8 @@ class RobotDescription:
         gripper_joint = _need(config, "gripper_joint", path)
         names = (*arm_joints, gripper_joint)
         workspace = _need(config, "workspace", path)
+        collision = _need(config, "collision", path)
+        floor_height = _need(collision, "floor_height", path)
         return cls(
             name=_need(config, "name", path),
             urdf_path=urdf_path,
@@ -88,6 +97,9 @@ class RobotDescription:
             home=_frozen([float(_need(_need(config, "home", path), n, path)) for n in names]),
             workspace_min=_frozen(workspace["min"]),
             workspace_max=_frozen(workspace["max"]),
+            floor_height=None if floor_height is None else float(floor_height),
+            self_clearance=float(_need(collision, "self_clearance", path)),
+            mimics=_urdf_mimics(urdf_path),
         )
 
 
@@ -140,6 +152,11 @@ def _urdf_limits(path: Path) -> dict[str, tuple[float, float, float]]:
         if limit is not None:
             found[joint.get("name")] = (float(limit.get("lower", "-inf")), float(limit.get("upper", "inf")), float(limit.get("velocity", "inf")))
     return found
+
+
+def _urdf_mimics(path: Path) -> dict[str, tuple[str, float, float]]:
+    joints = [(joint.get("name"), joint.find("mimic")) for joint in ET.parse(path).getroot().iter("joint")]
+    return {n: (m.get("joint"), float(m.get("multiplier", "1")), float(m.get("offset", "0"))) for n, m in joints if m is not None}
 
 
 def _frozen(values: Any) -> np.ndarray:

@@ -56,7 +56,7 @@ class _JointTrajectoryBuilder:
     message_type = JointTrajectory
 
     def __init__(self, robot: RobotDescription, period_s: float, points: int) -> None:
-        self._max_acceleration_J = robot.limits.acceleration
+        self._limits = robot.limits
         self._period_s, self._stop_points = period_s, points - 1
         self._message = JointTrajectory(joint_names=list(robot.joint_names))
         self._message.header.frame_id = robot.base_frame
@@ -64,7 +64,7 @@ class _JointTrajectoryBuilder:
 
     def build(self, position_J: np.ndarray, velocity_J: np.ndarray, stamp_ns: int) -> JointTrajectory:
         # The stamp stays zero, "begin now", as MoveIt Servo sends it: with a real stamp a late message is refused as already over.
-        window = stopping_window(position_J, velocity_J, self._period_s, self._max_acceleration_J, self._stop_points)
+        window = stopping_window(position_J, velocity_J, self._period_s, self._limits, self._stop_points)
         rows = zip(window.times_ns.tolist(), window.positions_NJ, window.velocities_NJ, strict=True)
         for point, (time_ns, positions, velocities) in zip(self._message.points, rows, strict=True):
             # An array of doubles is taken as it is; a list would be checked item by item.

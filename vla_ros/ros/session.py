@@ -19,6 +19,7 @@ from vla_ros.core.control import ControlConfig, ControlLoop
 from vla_ros.core.errors import ConfigError, InferenceError
 from vla_ros.core.paths import bundle_dir, robot_config_path
 from vla_ros.core.safety import box_excess_m
+from vla_ros.robot.collision import CollisionModel
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics
 from vla_ros.robot.motion import RuckigMotion
@@ -186,7 +187,11 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         min_confidence=parameters.min_confidence,
     )
     return ControlLoop(
-        config=config, limits=robot.limits, motion=RuckigMotion(robot.limits, config.period_s), workspace_excess_m=workspace_excess_m
+        config=config,
+        limits=robot.limits,
+        motion=RuckigMotion(robot.limits, config.period_s),
+        workspace_excess_m=workspace_excess_m,
+        collision_depth_m=CollisionModel(robot).depth_m,
     )
 
 
