@@ -81,6 +81,61 @@ def test_rt2_worked_example():
     np.testing.assert_array_equal(codec.encode(actions), tokens)
 
 
+def rt2_codec(names):
+    """RT-2's dimensions with the ranges that RT-1's data have: m, rad, and -1 (open) to 1 (closed)."""
+    ranges = {"terminate": (0.0, 256.0), "pos": (-1.0, 1.0), "rot": (-np.pi / 2, np.pi / 2), "gripper_extension": (-1.0, 1.0)}
+    kinds = {"terminate": "terminate", "pos": "translation", "rot": "rotation", "gripper_extension": "gripper"}
+    keys = [name.removesuffix(name[-2:]) if name[-2:] in ("_x", "_y", "_z") else name for name in names]
+    dims = tuple(
+        ActionDim(name=n, kind=kinds[k], unit="1", frame="", relative=True, low=ranges[k][0], high=ranges[k][1]) for n, k in zip(names, keys)
+    )
+    return ActionTokenizer(ActionSpec(dims=dims, horizon=1, dt_s=0.3), 0)
+
+
+RT2_FORM = "terminate pos_x pos_y pos_z rot_x rot_y rot_z gripper_extension".split()
+
+
+def test_rt2_action_string():
+    """`1 128 91 241 5 101 127 217` of RT-2's figure: eight words, each in its dimension's range, and the same string again."""
+    codec = rt2_codec(RT2_FORM)
+    bins = codec.text_to_bins("1 128 91 241 5 101 127 217")
+    assert bins.tolist() == [1, 128, 91, 241, 5, 101, 127, 217]
+    assert codec.bins_to_text(bins) == "1 128 91 241 5 101 127 217"
+    action = codec.bins_to_actions(bins)
+    expected_m = [128.5 / 128 - 1, 91.5 / 128 - 1, 241.5 / 128 - 1]  # centres: 0.0039, -0.285, 0.887
+    expected_rad = [np.pi / 2 * (index / 128 - 1) for index in (5.5, 101.5, 127.5)]
+    np.testing.assert_allclose(action, [1.5, *expected_m, *expected_rad, 217.5 / 128 - 1], rtol=0, atol=1e-12)
+    codec.spec.validate_values(action)
+    np.testing.assert_array_equal(codec.actions_to_bins(action), bins)
+
+
+def test_rt2_string_as_the_paper_prints_it_has_one_number_less_than_its_form():
+    """Section 3.2 prints `1 128 91 241 5 101 127` for a form of eight words. Seven numbers are no action of eight dimensions."""
+    printed = "1 128 91 241 5 101 127"
+    with pytest.raises(DecodeError, match="has 8 numbers.*got 7"):
+        rt2_codec(RT2_FORM).text_to_bins(printed)
+    seven = rt2_codec(RT2_FORM[:7])
+    assert seven.bins_to_text(seven.text_to_bins(printed)) == printed
+
+
+@pytest.mark.parametrize("word", ["256", "-1", "1.5", "x", "+3", "1_0", "٣"])
+def test_a_word_that_is_no_bin_is_refused(word):
+    with pytest.raises(DecodeError, match="is no bin"):
+        rt2_codec(RT2_FORM).text_to_bins(f"1 128 91 241 5 101 127 {word}")
+
+
+@given(st.lists(st.integers(0, 255), min_size=8, max_size=8))
+def test_every_action_string_survives_reading_and_writing(bins):
+    codec = rt2_codec(RT2_FORM)
+    assert codec.text_to_bins(codec.bins_to_text(np.array(bins))).tolist() == bins
+
+
+@pytest.mark.parametrize("bins", [[1] * 7, [1] * 7 + [256], [-1] + [1] * 7, [1.0] * 8])
+def test_bins_that_are_no_action_are_not_written(bins):
+    with pytest.raises(DecodeError):
+        rt2_codec(RT2_FORM).bins_to_text(np.array(bins))
+
+
 @pytest.mark.parametrize("token", [FIRST - 1, FIRST + 256, 0, -1, 31743, 2**31 - 1])
 def test_a_word_is_never_clipped_to_a_motion(token):
     """OpenVLA decodes every id below its action range to +0.996 of full speed."""

@@ -11,9 +11,12 @@ Axes: H steps, D dimensions. All dimensions share the ids ``[first_token_id, fir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vla_ros.core.action import ActionSpec
+from vla_ros.core.constrained import fixed_length_mask
 from vla_ros.core.errors import ActionError, ConfigError, DecodeError
 
 
@@ -118,6 +121,41 @@ class ActionTokenizer:
         if tokens_HD.shape != self.spec.shape:
             raise DecodeError(f"action tokens must have shape [H, D] = {list(self.spec.shape)}, got {list(tokens_HD.shape)}")
         return self.bins_to_actions(self.ids_to_bins(tokens_HD))
+
+    def legal_next(self, generated: Sequence[int], vocab_size: int) -> np.ndarray:
+        """Ids that may follow ``generated``, bool [vocab_size]: any bin until the chunk has H*D tokens, then none.
+
+        Raises:
+            DecodeError: ``generated`` is no beginning of a chunk.
+            ConfigError: the vocabulary is smaller than the action ids.
+        """
+        return fixed_length_mask(generated, self.spec.num_tokens, self.first_token_id, self.end_token_id, vocab_size)
+
+    def bins_to_text(self, bins_D: np.ndarray) -> str:
+        """One action as RT-2 writes it: its bins as decimal numbers with single spaces, such as ``1 128 91 241 5 101 127 217``.
+
+        Raises:
+            DecodeError: not one bin for each dimension, or a bin outside ``[0, num_bins)``.
+        """
+        bins_D = np.asarray(bins_D)
+        if bins_D.shape != (self.spec.num_dims,):
+            raise DecodeError(f"an action has {self.spec.num_dims} bins {list(self.spec.names)}, got shape {list(bins_D.shape)}")
+        self._check_range(bins_D, 0, "bin")
+        return " ".join(str(int(index)) for index in bins_D)
+
+    def text_to_bins(self, text: str) -> np.ndarray:
+        """The inverse of ``bins_to_text``, int32 [D]. Blanks may repeat; a word that is no bin raises.
+
+        Raises:
+            DecodeError: a wrong number of words, or a word that is no integer of ``[0, num_bins)``.
+        """
+        words = text.split()
+        if len(words) != self.spec.num_dims:
+            raise DecodeError(f"an action has {self.spec.num_dims} numbers {list(self.spec.names)}, got {len(words)} in {text!r}")
+        wrong = [word for word in words if not (word.isascii() and word.isdigit() and int(word) < self.spec.num_bins)]
+        if wrong:
+            raise DecodeError(f"'{wrong[0]}' in {text!r} is no bin: expected an integer of 0 to {self.spec.num_bins - 1}")
+        return np.array([int(word) for word in words], dtype=np.int32)
 
     def _check_range(self, values: np.ndarray, first: int, noun: str) -> None:
         if values.dtype.kind not in "iu":
