@@ -57,3 +57,18 @@ def test_a_reachable_target_is_reached():
     for _ in range(100):
         motion.track(target, np.zeros(7))
     np.testing.assert_allclose(motion.position, target, atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_next_state_depends_on_nothing_but_this_one(seed):
+    rng = np.random.default_rng(seed)
+    motion, other = RuckigMotion(LIMITS, DT), RuckigMotion(LIMITS, DT)
+    motion.reset(ROBOT.home)
+    target = rng.uniform(LIMITS.position_min, LIMITS.position_max)
+    for i in range(120):
+        other.position, other.velocity, other.acceleration = motion.position, motion.velocity, motion.acceleration
+        for each in (motion, other):
+            each.track(target, np.zeros(7)) if i < 40 else each.stop()
+        for name in ("position", "velocity", "acceleration"):
+            assert getattr(motion, name).tobytes() == getattr(other, name).tobytes()
+        other = RuckigMotion(LIMITS, DT)

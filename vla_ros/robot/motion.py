@@ -98,6 +98,9 @@ class RuckigMotion:
 
     def _advance(self, velocity_J: np.ndarray) -> None:
         self._set_input(velocity_J)
+        # Otherwise Ruckig goes on along its last trajectory while the target stays: the next state would depend on more than this one (a
+        # recording could not be repeated from it), and at rest what rounding left of velocity and acceleration would be carried on.
+        self._otg.reset()
         result = self._otg.update(self._input, self._output)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no motion inside the limits from {self.position.tolist()} (Ruckig: {result})")
