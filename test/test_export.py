@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import yaml
 
 from vla_ros import export
 from vla_ros.core.errors import ConfigError
+from vla_ros.model.config import PolicyConfig
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, PREFIX_TOKENS
 from vla_ros.runtime.session import OnnxPolicy
@@ -67,6 +69,25 @@ def test_the_graph_is_plain(bundle_folder):
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert not model.functions
     assert b"/vla_ros/" not in (bundle_folder / "policy.onnx").read_bytes()  # no source paths
+
+
+def test_a_clip_without_an_upper_bound_becomes_the_same_maximum(bundle_folder):
+    assert "Clip" not in {node.op_type for node in onnx.load(bundle_folder / "policy.onnx").graph.node if len(node.input) == 2}
+    helper = onnx.helper
+    nodes = [helper.make_node("Clip", ["x", "low"], ["y"]), helper.make_node("Clip", ["y", "low", "high"], ["z"])]
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [3]) for name in "xz"]
+    bounds = [onnx.numpy_helper.from_array(np.array(bound, dtype=np.int64), name) for name, bound in (("low", 0), ("high", 9))]
+    graph = helper.make_graph(nodes, "clips", value[:1], value[1:], bounds)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    export.replace_open_clips(model)
+    assert [node.op_type for node in model.graph.node] == ["Max", "Clip"]
+    (answer,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": np.array([-1, 5, 12])})
+    assert answer.tolist() == [0, 5, 9]
+
+
+def test_the_shape_of_the_network_can_be_read_from_the_bundle(bundle_folder, trained):
+    model = load_bundle(bundle_folder).manifest.provenance["model"]
+    assert PolicyConfig.from_dict(model) == restore_policy(load_checkpoint(trained[1])).config
 
 
 def test_committed_tokens_come_back(bundle_folder):

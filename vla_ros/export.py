@@ -115,6 +115,7 @@ def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path) -> N
         )
     model = program.model_proto
     _strip_traces(model)
+    replace_open_clips(model)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -229,6 +230,16 @@ def _fold(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(layer for conv, norm, relu in triples for layer in (fuse_conv_bn_eval(conv, norm), relu)))
 
 
+def replace_open_clips(model: onnx.ModelProto) -> None:
+    """Writes a Clip without an upper bound as the Max that it is: OpenVINO's provider (1.24.1) clips integers to 0 otherwise."""
+    for node in model.graph.node:
+        if node.op_type == "Clip" and len([name for name in node.input if name]) == 2 and node.input[1]:
+            inputs = [node.input[0], node.input[1]]
+            del node.input[:]
+            node.op_type = "Max"
+            node.input.extend(inputs)
+
+
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Removes what the exporter notes about source files: it is of no use to a robot and would name folders of this machine."""
     model.doc_string = ""
@@ -258,6 +269,7 @@ def _provenance(state: dict[str, Any]) -> dict[str, Any]:
         "git": _git_hash(),
         "torch": str(torch.__version__),
         "parameters": parameters,
+        "model": json.loads(json.dumps(state["model_config"])),
         "training": {"steps": state["step"], "minutes": round(state["elapsed_s"] / 60, 1), "seed": state["train_config"]["run"]["seed"]},
         "data": {"frames": state["data"]["frames"], "labels_per_frame": state["data"]["labels"], **json.loads(json.dumps(state["data"]["provenance"]))},
         "validation": {name: round(value, 5) for name, value in state["metrics"].items()},

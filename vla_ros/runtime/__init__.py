@@ -3,7 +3,8 @@
 
 bundle      a policy bundle on disk, verified
 onnx_file   opset and external data of an ONNX file
-session     ONNX Runtime session with bound buffers
+providers   execution providers and verified sessions
+session     a graph with bound buffers
 contract    the graph's inputs and outputs as the manifest implies them
 prompt      instructions to token ids
 waypoints   actions to joint waypoints

@@ -45,6 +45,19 @@ class TensorSpec:
         return f"{np.dtype(self.dtype).name} {list(self.shape)}"
 
 
+def tensor_spec(arg: Any) -> TensorSpec:
+    """The spec of a session's input or output (an object with name, type, shape).
+
+    Raises:
+        BundleError: a type that no policy has, or a shape that is not fixed.
+    """
+    if arg.type not in _DTYPES or not all(isinstance(size, int) for size in arg.shape):
+        raise BundleError(
+            f"'{arg.name}' is {arg.type} {list(arg.shape)}: a policy's graph has fixed shapes and the types {sorted(_DTYPES)}. Export it again."
+        )
+    return TensorSpec(dtype=_DTYPES[arg.type], shape=tuple(arg.shape))
+
+
 def expected_inputs(manifest: Manifest) -> dict[str, TensorSpec]:
     """Name to tensor, in the graph's order."""
     images = {image_input(c.name): TensorSpec(dtype=np.uint8, shape=(1, *c.shape)) for c in manifest.cameras}
