@@ -18,6 +18,8 @@ def nearest_code(z_NC: Tensor, codebook_KC: Tensor) -> Tensor:
 
     Distances are taken as defined. The usual ||z||^2 - 2 z.e + ||e||^2 is faster and loses small distances to rounding.
     """
+    if torch.compiler.is_exporting():  # ONNX has no cdist; one picture's cells are few enough to be written out
+        return (z_NC[:, None] - codebook_KC).square().sum(-1).argmin(-1)
     return torch.cdist(z_NC[None], codebook_KC[None], compute_mode="donot_use_mm_for_euclid_dist")[0].argmin(-1)
 
 
