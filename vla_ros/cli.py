@@ -44,6 +44,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(module="vla_ros.evaluate", summary="how often the robot succeeds, with intervals"),
     "bench": Command(module="vla_ros.bench", summary="how fast: inference beside baselines"),
     "inspect": Command(module="vla_ros.inspect_bundle", summary="show and verify a policy bundle"),
+    "record": Command(module="vla_ros.record", summary="what the policy node sees, decides and commands, in one MCAP file"),
+    "replay": Command(module="vla_ros.replay", summary="repeat a recording's decisions and compare them bit for bit"),
     "doctor": Command(module="vla_ros.doctor", summary="check this machine and say what to mend"),
 }
 
@@ -51,6 +53,8 @@ COMMANDS: dict[str, Command] = {
 EXTRA_OF_MODULE = {
     "mujoco": "sim",
     "av": "sim",
+    "mcap": "record",
+    "mcap_ros2": "record",
     "rclpy": "ros",
     "rcl_interfaces": "ros",
     "torch": "train",

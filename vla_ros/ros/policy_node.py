@@ -24,6 +24,7 @@ from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.parameter_server import ParameterServer
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_interface import PolicyInterface
+from vla_ros.ros.replay_topics import TapePublisher
 from vla_ros.ros.robot_inputs import RobotInputs
 from vla_ros.ros.session import Contract, PolicySession, worker_config
 
@@ -66,6 +67,7 @@ class PolicyNode(LifecycleNode):
         self._session: PolicySession | None = None
         self._inputs: RobotInputs | None = None
         self._control_clock: PolledClock | None = None
+        self._tape: TapePublisher | None = None
         self._last_refusal = ""
         self.repeats_requests = False
         super().__init__("vla_policy", parameter_overrides=overrides or [], **kwargs)
@@ -128,6 +130,7 @@ class PolicyNode(LifecycleNode):
         self._control_clock = PolledClock(self, self._uses_sim_time)
         session = PolicySession(contract, parameters, self._inputs, self._control_clock.now_ns, self.interface.sinks, self.get_logger().warning)
         self._session = session
+        self._tape = TapePublisher(self, session.loop)
         self.interface.open(contract, parameters, session.runner.put_e_stop)
         node = {
             "node_name": f"{self.get_name()}_worker",
@@ -209,6 +212,9 @@ class PolicyNode(LifecycleNode):
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        tape, self._tape = self._tape, None
+        if tape is not None:
+            tape.close()
         inputs, self._inputs = self._inputs, None
         if inputs is not None:
             inputs.close()

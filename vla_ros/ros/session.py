@@ -27,6 +27,7 @@ from vla_ros.ros.control_runner import ControlRunner, Inputs, TickSinks
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_link import SharedMemoryLink
+from vla_ros.ros.tape import TapedLoop
 from vla_ros.ros.worker_process import CameraTopic, WorkerConfig, WorkerProcess
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
@@ -86,7 +87,8 @@ class PolicySession:
         self.gave_up = False
         manifest, robot = contract.bundle.manifest, contract.robot
         self.link = SharedMemoryLink(manifest, robot)
-        self.runner = ControlRunner(make_loop(robot, parameters), self.link, inputs, now_ns, sinks)
+        self.loop = TapedLoop(make_loop(robot, parameters))
+        self.runner = ControlRunner(self.loop, self.link, inputs, now_ns, sinks)
         self.thread = PeriodicThread(
             self.runner.tick,
             parameters.period_ns,

@@ -22,6 +22,7 @@ from vla_ros.core.errors import InferenceError, VlaError
 from vla_ros.robot.description import RobotDescription
 from vla_ros.ros.cameras import RosCameras
 from vla_ros.ros.policy_link import FiguresSlot, exchange_sizes
+from vla_ros.ros.replay_topics import DecisionPublisher
 from vla_ros.ros.worker_process import WorkerConfig
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.messages import Exchange, Snapshot
@@ -71,10 +72,13 @@ class _Worker:
         bundle, robot = load_bundle(config.bundle), RobotDescription.load(config.robot)
         self._policy = Policy(bundle, robot, provider=config.provider, threads=config.threads, allow_cpu=config.allow_cpu)
         self._policy.warm_up()
+        facts = {"bundle_sha256": bundle.sha256, "provider": self._policy.backend.provider, "threads": config.threads}
+        policy_node = f"{config.namespace.rstrip('/')}/{config.node_name.removesuffix('_worker')}"
+        self._decisions = DecisionPublisher(self._node, self._policy, bundle.manifest.cameras, policy_node, facts)
         self._cameras = RosCameras(self._node, config, bundle.manifest.cameras)
         self._exchange = _ObservedExchange(Exchange(config.exchange, **exchange_sizes(bundle.manifest, robot), create=False), self._cameras)
         self._loop = WorkerLoop(
-            policy=self._policy,
+            policy=self._decisions,
             cameras=bundle.manifest.cameras,
             source=self._cameras,
             exchange=self._exchange,
@@ -95,6 +99,7 @@ class _Worker:
         def should_stop() -> bool:
             if time.monotonic() >= self._next_figures:
                 self._tell_figures()
+            self._decisions.flush()
             return stop.is_set()
 
         try:
