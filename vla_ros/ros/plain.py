@@ -109,7 +109,7 @@ def picture_digest(image: np.ndarray) -> str:
 def first_difference(recorded: Any, computed: Any, where: str = "") -> str | None:
     """Where two values first differ, in words, or None if every bit is the same. NaN equals NaN."""
     if type(recorded) is not type(computed):
-        return f"{where or 'value'} is a {type(recorded).__name__} in the recording and a {type(computed).__name__} now"
+        return f"{where or 'answer'} is {_kind(recorded)} in the recording and {_kind(computed)} now"
     if isinstance(recorded, np.ndarray):
         return _array_difference(recorded, computed, where)
     if isinstance(recorded, Mapping):
@@ -137,6 +137,10 @@ def _array_difference(recorded: np.ndarray, computed: np.ndarray, where: str) ->
     )
     at = tuple(int(i) for i in np.argwhere(differs.any(axis=-1))[0])
     return f"{where}{list(at)} is {recorded[at].item()!r} in the recording and {computed[at].item()!r} now"
+
+
+def _kind(value: Any) -> str:
+    return repr(value)[:300] if value is None or isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
 
 
 def _first(differences: Any) -> str | None:

@@ -91,7 +91,7 @@ class Recorder:
             self._refuse(topic, f"{topic} has several types ({', '.join(types)}): it is not recorded")
             return
         try:
-            message_type = _load_type(types[0])
+            message_type = load_type(types[0])
             self._writer.open_topic(topic, types[0], definition_of(types[0]))
         except (ConfigError, ImportError, AttributeError) as error:
             self._refuse(topic, f"{topic} is not recorded: {error}")
@@ -117,7 +117,8 @@ class Recorder:
         )
 
 
-def _load_type(name: str) -> type:
+def load_type(name: str) -> type:
+    """The class of a message type such as ``std_msgs/msg/String``. Raises ImportError or AttributeError if it is not installed."""
     package, folder, message = name.split("/")
     module = __import__(f"{package}.{folder}", fromlist=[message])
     return getattr(module, message)
