@@ -32,3 +32,10 @@ def test_stamps_outside_are_refused(stamp, code):
 
 def test_a_zero_stamp_becomes_the_time_of_receipt():
     assert checked_stamp(0, _NOW, **_LIMITS) == _NOW
+
+
+def test_a_zero_stamp_that_waited_too_long_is_old():
+    assert checked_stamp(0, _NOW, waited_ns=60, **_LIMITS) == _NOW - 60
+    with pytest.raises(InputError) as caught:
+        checked_stamp(0, _NOW, waited_ns=101, **_LIMITS)
+    assert caught.value.code == "stamp_old"

@@ -49,7 +49,7 @@ class RosCameras:
     def __init__(self, node: Node, config: WorkerConfig, cameras: tuple[CameraSpec, ...]) -> None:
         """Subscribes; ``config.cameras`` names the topics in the order of ``cameras``."""
         self._node = node
-        self._clock = PolledClock(node, config.use_sim_time)
+        self._clock = PolledClock(node, config.use_sim_time, config.clock_offset_ns)
         self._config = config
         self.drops = DropCounter()
         self._is_compressed = config.transport == "compressed"
@@ -62,7 +62,7 @@ class RosCameras:
         ]
 
     def now_ns(self) -> int:
-        """ROS clock."""
+        """The node's time, as stamps are given in."""
         return self._clock.now_ns()
 
     def note_joints(self, positions_J: np.ndarray) -> None:
@@ -91,7 +91,14 @@ class RosCameras:
 
     def _accept(self, camera: _Camera, message: Any, now_ns: int) -> None:
         stamp_ns = stamp_to_ns(message.header.stamp)
-        used_ns = checked_stamp(stamp_ns, now_ns, max_age_ns=self._config.max_image_age_ns, max_future_ns=self._config.max_future_ns)
+        measured_ns = checked_stamp(
+            stamp_ns,
+            self._clock.ros_ns(),
+            max_age_ns=self._config.max_image_age_ns,
+            max_future_ns=self._config.max_future_ns,
+            waited_ns=camera.topic.waited_ns,
+        )
+        used_ns = self._clock.from_ros(measured_ns)
         if stamp_ns == 0:
             self.drops.counts[f"{camera.spec.name}.stamp_zero"] += 1
         image = prepare_image(self._convert(message, self._config.max_pixels), camera.spec.height, camera.spec.width)

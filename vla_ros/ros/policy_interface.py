@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from std_msgs.msg import Bool, Float64MultiArray, Int32MultiArray, MultiArrayDimension, String
+from std_msgs.msg import Float64MultiArray, Int32MultiArray, MultiArrayDimension, String
 
 from vla_ros.core.action import ActionSpec
 from vla_ros.core.chunk import ActionChunk
@@ -61,14 +61,15 @@ class PolicyInterface:
         self._action: Any = None
         self._builder: CommandBuilder | None = None
         self._robot_name = ""
+        self._to_ros_ns: Callable[[int], int] = lambda time_ns: time_ns
         self._extra: tuple[StatusCode, ...] = ()
 
     def every(self, period_s: float, callback: Callable[[], None]) -> Any:
         """Calls ``callback`` in the executor's thread, by the steady clock; returns the timer."""
         return self._node.create_timer(period_s, lambda: self._run(callback), clock=self._steady)
 
-    def open(self, contract: Contract, parameters: PolicyNodeParameters, on_e_stop: Callable[[bool], None]) -> None:
-        """Makes the topics of one bundle and robot.
+    def open(self, contract: Contract, parameters: PolicyNodeParameters, to_ros_ns: Callable[[int], int]) -> None:
+        """Makes the topics of one bundle and robot; ``to_ros_ns`` turns the control thread's time into that of stamps.
 
         Raises:
             ConfigError: the command interface is not available.
@@ -84,7 +85,7 @@ class PolicyInterface:
         self._plan = self._publisher(String, "~/plan", qos.EVENTS)
         self._action_message = action_message(spec)
         self._tokens_message = action_message(spec, spec.horizon, Int32MultiArray)
-        self._subscription(Bool, "e_stop", lambda message: on_e_stop(message.data), qos.COMMAND)
+        self._to_ros_ns = to_ros_ns
 
     def close(self) -> None:
         """Destroys what ``open`` made. Safe to call twice."""
@@ -117,7 +118,7 @@ class PolicyInterface:
         builder, command, action = self._builder, self._command, self._action
         if builder is None or command is None:
             return
-        command.publish(builder.build(output.positions_J, output.velocities_J, output.stamp_ns))
+        command.publish(builder.build(output.positions_J, output.velocities_J, self._to_ros_ns(output.stamp_ns)))
         if output.action_D is not None:
             self._action_message.data = array("d", output.action_D.tobytes())
             action.publish(self._action_message)
@@ -188,11 +189,6 @@ class PolicyInterface:
         publisher = self._node.create_publisher(message_type, topic, profile)
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
-
-    def _subscription(self, message_type: type, topic: str, callback: Callable[[Any], None], profile: Any) -> Any:
-        subscription = self._node.create_subscription(message_type, topic, lambda message: self._run(callback, message), profile)
-        self._entities.append((self._node.destroy_subscription, subscription))
-        return subscription
 
     def _run(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Calls ``callback``; what it raises is counted and logged, and the executor spins on."""

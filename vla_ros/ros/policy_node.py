@@ -119,23 +119,25 @@ class PolicyNode(LifecycleNode):
             raise
 
     def _configure(self, contract: Contract, parameters: PolicyNodeParameters) -> None:
+        self._control_clock = PolledClock(self, self._uses_sim_time)
         self._inputs = RobotInputs(
             self,
             contract.robot.joint_names,
+            self._control_clock,
             max_age_ns=round(parameters.max_joint_age_s * 1e9),
             max_future_ns=round(parameters.max_future_s * 1e9),
             drops=self.interface.drops,
             say=self.interface.say,
         )
-        self._control_clock = PolledClock(self, self._uses_sim_time)
         session = PolicySession(contract, parameters, self._inputs, self._control_clock.now_ns, self.interface.sinks, self.get_logger().warning)
         self._session = session
         self._tape = TapePublisher(self, session.loop)
-        self.interface.open(contract, parameters, session.runner.put_e_stop)
+        self.interface.open(contract, parameters, self._control_clock.to_ros)
         node = {
             "node_name": f"{self.get_name()}_worker",
             "namespace": self.get_namespace(),
             "use_sim_time": self._uses_sim_time,
+            "clock_offset_ns": self._control_clock.offset_ns,
             "log_level": self.get_logger().get_effective_level().name.lower(),
         }
         topics = self.interface.camera_topics(contract, parameters)

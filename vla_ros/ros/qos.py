@@ -18,7 +18,10 @@ SENSOR = _newest(ReliabilityPolicy.BEST_EFFORT)
 """Cameras and joint states: newest only, never resent."""
 
 COMMAND = _newest(ReliabilityPolicy.RELIABLE)
-"""Commands, instructions, e-stop: newest only, resent until it arrives, forgotten by late joiners."""
+"""Commands, instructions: newest only, resent until it arrives, forgotten by late joiners."""
+
+E_STOP = _newest(ReliabilityPolicy.RELIABLE, depth=16)
+"""Emergency stop: reliable like a command, but every message counts; a release at once must not hide the press before it."""
 
 STATUS = _newest(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL, depth=10)
 """Status: every edge arrives, and a late joiner gets the last ones."""

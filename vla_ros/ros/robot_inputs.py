@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint states and instructions, taken by the control thread itself once a period: the newest one wins, whatever their rate."""
+"""Joint states, instructions and the emergency stop, taken by the control thread itself once a period.
+
+Of joint states and instructions the newest wins, whatever their rate; of emergency stops each counts. None waits for an executor.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ from collections.abc import Callable
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from vla_ros.core.control import ControlLoop
 from vla_ros.core.errors import InputError
 from vla_ros.core.safety import StatusCode
 from vla_ros.ros import qos
+from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.diagnostics import DropCounter
 from vla_ros.ros.joint_states import JointSample, JointStateReader
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 
 _NEVER_NS = 3_600_000_000_000  # the age of what never came: an hour
-_JOINTS, _INSTRUCTION = "joint_states", "instruction"
+_JOINTS, _INSTRUCTION, _E_STOP = "joint_states", "instruction", "e_stop"
 
 
 class RobotInputs:
@@ -29,23 +33,26 @@ class RobotInputs:
     Attributes:
         sample: the last joint state that the control loop accepted.
         drops: what was dropped, by topic and reason.
+        e_stop_waited_ns: how long the last emergency stop had waited here when it was taken: at most one period.
     """
 
     def __init__(
         self,
         node: Node,
         joint_names: tuple[str, ...],
+        clock: PolledClock,
         *,
         max_age_ns: int,
         max_future_ns: int,
         drops: DropCounter,
         say: Callable[[str], None],
     ) -> None:
-        """Subscribes to ``joint_states`` and ``instruction``.
+        """Subscribes to ``joint_states``, ``instruction`` and ``e_stop``.
 
         Args:
             node: whose namespace and remapping apply.
             joint_names: order of every array.
+            clock: of the control thread.
             max_age_ns: older joint states are dropped.
             max_future_ns: as are those stamped further ahead.
             drops: counts what is dropped.
@@ -53,12 +60,16 @@ class RobotInputs:
         """
         self._joints = PolledSubscription(node, JointState, _JOINTS, qos.SENSOR)
         self._instructions = PolledSubscription(node, String, _INSTRUCTION, qos.COMMAND, raw=True)
+        self._e_stops = PolledSubscription(node, Bool, _E_STOP, qos.E_STOP)
+        self._clock = clock
+        self._clock_steps = 0
         self._reader = JointStateReader(joint_names)
         self._limits = {"max_age_ns": max_age_ns, "max_future_ns": max_future_ns}
         self._say = say
         self._received_ns: int | None = None
         self.drops = drops
         self.sample: JointSample | None = None
+        self.e_stop_waited_ns = 0
 
     @property
     def joint_age_ns(self) -> int:
@@ -71,22 +82,41 @@ class RobotInputs:
 
         Args:
             loop: the control loop.
-            now_ns: ROS clock.
+            now_ns: the clock's time.
         """
-        self._guarded(_JOINTS, self._take_joints, loop, now_ns)
+        self._guarded(_E_STOP, self._take_e_stops, loop)
+        self._guarded(_JOINTS, self._take_joints, loop)
         self._guarded(_INSTRUCTION, self._take_instruction, loop)
 
     def close(self) -> None:
         """Unsubscribes; the control thread must have ended."""
         self._joints.close()
         self._instructions.close()
+        self._e_stops.close()
 
-    def _take_joints(self, loop: ControlLoop, now_ns: int) -> bool:
+    def _take_e_stops(self, loop: ControlLoop) -> bool:
+        for count in range(qos.E_STOP.depth):  # a flood must not keep the period
+            message = self._e_stops.take()
+            if message is None:
+                return count > 0
+            loop.set_e_stop(message.data)
+            self.e_stop_waited_ns = self._e_stops.waited_ns
+        return True
+
+    def _tell_clock_step(self) -> None:
+        if self._clock.steps != self._clock_steps:
+            self._clock_steps = self._clock.steps
+            self.drops.counts["clock.stepped"] += 1
+            self._say("the system's clock was set: control goes on by the monotonic one")
+
+    def _take_joints(self, loop: ControlLoop) -> bool:
         message = self._joints.take()
         if message is None:
             return False
         stamp_ns = stamp_to_ns(message.header.stamp)
-        sample = self._reader.read(message, checked_stamp(stamp_ns, now_ns, **self._limits))
+        measured_ns = checked_stamp(stamp_ns, self._clock.ros_ns(), waited_ns=self._joints.waited_ns, **self._limits)
+        self._tell_clock_step()
+        sample = self._reader.read(message, self._clock.from_ros(measured_ns))
         loop.put_joints(sample.stamp_ns, sample.positions_J)
         if stamp_ns == 0:
             self.drops.counts[f"{_JOINTS}.stamp_zero"] += 1

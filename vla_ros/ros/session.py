@@ -27,12 +27,12 @@ from vla_ros.ros.control_runner import ControlRunner, Inputs, TickSinks
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_link import SharedMemoryLink
+from vla_ros.ros.restarts import MAX_SILENT_LIVES, RestartPolicy
 from vla_ros.ros.tape import TapedLoop
 from vla_ros.ros.worker_process import CameraTopic, WorkerConfig, WorkerProcess
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
 _SWITCH_INTERVAL_S = 0.0005  # how long another thread may keep the interpreter from the control thread; Python's own is 5 ms
-_MAX_RESTARTS = 5  # in a row, without an answer in between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ class PolicySession:
         self.contract = contract
         self._parameters = parameters
         self._on_warning = on_warning
-        self._restarts_in_a_row = 0
+        self._restarts = RestartPolicy()
+        self._restart_due_s: float | None = None
         self.gave_up = False
         manifest, robot = contract.bundle.manifest, contract.robot
         self.link = SharedMemoryLink(manifest, robot)
@@ -137,31 +138,37 @@ class PolicySession:
         """Replaces a worker that died or stalled. Call a few times a second. Returns a sentence when it did something."""
         if self.worker is None or self.gave_up:
             return None
+        if self._restart_due_s is not None:
+            return self._restart_when_due(self.worker)
         exit_code, starting = self.worker.exit_code, not self.link.is_ready
-        if not starting and self.link.inferences:
-            self._restarts_in_a_row = 0
         limit_s = self._parameters.worker_start_timeout_s if starting else timeout_s
         age_s = (self.worker.running_ns if starting else self.link.age_ns) * 1e-9
         if exit_code is None and age_s <= limit_s:
             return None
         reason = f"ended with code {exit_code}" if exit_code is not None else f"has not answered for {age_s:.1f} s"
-        if self._restarts_in_a_row >= _MAX_RESTARTS:
+        delay_s = self._restarts.delay_s(self.worker.running_ns * 1e-9, self.link.inferences > 0)
+        self.worker.stop(0.0)
+        if delay_s is None:
             self.gave_up = True
-            self.worker.stop(0.0)
-            return f"the inference process {reason}; {_MAX_RESTARTS} new ones failed as well: giving up. {self.link.failure}"
-        self._restarts_in_a_row += 1
-        self._replace_worker(self.worker)
-        return f"the inference process {reason}: replaced (restart {self.worker.restarts})"
+            return f"the inference process {reason}; {MAX_SILENT_LIVES} new ones failed as well: giving up. {self.link.failure}"
+        self._restart_due_s = time.monotonic() + delay_s
+        if delay_s > 0.0:
+            return f"the inference process {reason}, not for the first time: a new one starts in {delay_s:g} s"
+        return f"the inference process {reason}: {self._restart_when_due(self.worker)}"
 
-    def _replace_worker(self, worker: WorkerProcess) -> None:
-        worker.stop(grace_s=0.0)
+    def _restart_when_due(self, worker: WorkerProcess) -> str | None:
+        if time.monotonic() < self._restart_due_s:
+            return None
+        self._restart_due_s = None
         self.runner.call(lambda *_: self.link.forget_worker())  # the reports belong to the control thread
         worker.restarts += 1
         worker.start()
+        return f"a new inference process starts (restart {worker.restarts})"
 
     def figures(self) -> dict[str, Any]:
         """What people want to know about the worker."""
-        state = "gave up" if self.gave_up else "ready" if self.link.is_ready else "starting"
+        waits = self._restart_due_s is not None
+        state = "gave up" if self.gave_up else "waiting to restart" if waits else "ready" if self.link.is_ready else "starting"
         return {"state": state, "restarts": 0 if self.worker is None else self.worker.restarts, **self.link.figures()}
 
     def close(self) -> None:

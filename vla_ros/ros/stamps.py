@@ -15,20 +15,20 @@ def stamp_to_ns(stamp: Any) -> int:
     return stamp.sec * _NS + stamp.nanosec
 
 
-def checked_stamp(stamp_ns: int, now_ns: int, *, max_age_ns: int, max_future_ns: int) -> int:
-    """Returns when a message was measured, or ``now_ns`` where its stamp is zero (the caller counts those).
+def checked_stamp(stamp_ns: int, now_ns: int, *, max_age_ns: int, max_future_ns: int, waited_ns: int = 0) -> int:
+    """Returns when a message was measured, or when it arrived where its stamp is zero (the caller counts those).
 
     Args:
         stamp_ns: the header's stamp.
         now_ns: the receiver's ROS clock.
         max_age_ns: older ones are refused.
         max_future_ns: tolerance for clocks that differ between machines and for a sparse /clock.
+        waited_ns: how long ago it arrived.
 
     Raises:
         InputError: stamp_old or stamp_future.
     """
-    if stamp_ns == 0:
-        return now_ns
+    stamp_ns = stamp_ns or now_ns - waited_ns
     age_ns = now_ns - stamp_ns
     if age_ns > max_age_ns:
         raise InputError(

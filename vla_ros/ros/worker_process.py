@@ -36,6 +36,7 @@ class WorkerConfig:
         namespace: namespace of its ROS node.
         cameras: in the manifest's order.
         parent_pid: the process with which it dies.
+        clock_offset_ns: of the node's steady time to the monotonic clock; None: a time of its own.
     """
 
     bundle: str
@@ -59,6 +60,7 @@ class WorkerConfig:
     frozen_timeout_ns: int
     log_level: str = "info"
     parent_pid: int = field(default_factory=os.getpid)
+    clock_offset_ns: int | None = None
 
     def to_json(self) -> str:
         """Text for the command line."""
