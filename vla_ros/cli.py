@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(module="vla_ros.ros.run", summary="the policy node vla_policy"),
     "collect": Command(module="vla_ros.sim.collect", summary="record demonstrations of the scripted expert"),
     "train": Command(module="vla_ros.train.trainer", summary="train a policy on collected demonstrations"),
+    "train-image-tokens": Command(module="vla_ros.train.image_tokens", summary="train a VQ-VAE, dVAE or masked autoencoder on recorded pictures"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),
     "evaluate": Command(module="vla_ros.evaluate", summary="how often the robot succeeds, with intervals"),
     "bench": Command(module="vla_ros.bench", summary="how fast: inference beside baselines"),

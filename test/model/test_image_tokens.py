@@ -72,14 +72,14 @@ def test_the_codebook_is_the_moving_average_of_its_cells():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(4, 2, 0.9, 1e-3).train()
     quantizer(torch.randn(200, 2))
-    codebook, count, total = (tensor.clone().numpy() for tensor in (quantizer.codebook_KC, quantizer.count_K, quantizer.sum_KC))
+    codebook, share, total = (tensor.clone().numpy() for tensor in (quantizer.codebook_KC, quantizer.share_K, quantizer.sum_KC))
     for _ in range(3):
         z = torch.randn(50, 2)
         chosen = np.linalg.norm(z.numpy()[:, None] - codebook[None], axis=-1).argmin(1)
         for k in range(4):
-            count[k] = 0.9 * count[k] + 0.1 * (chosen == k).sum()
-            total[k] = 0.9 * total[k] + 0.1 * z.numpy()[chosen == k].sum(0)
-            codebook[k] = total[k] / count[k]
+            share[k] = 0.9 * share[k] + 0.1 * (chosen == k).mean()
+            total[k] = 0.9 * total[k] + 0.1 * z.numpy()[chosen == k].sum(0) / 50
+            codebook[k] = total[k] / share[k]
         assert quantizer(z)[1].tolist() == chosen.tolist()
         np.testing.assert_allclose(quantizer.codebook_KC.numpy(), codebook, rtol=1e-5, atol=1e-6)
 
@@ -96,12 +96,12 @@ def test_dead_codes_start_anew_at_cells_of_the_batch():
     quantizer = VectorQuantizer(8, 2, 0.99, 0.02).train()
     quantizer(torch.randn(64, 2))
     quantizer.codebook_KC[3:] = 1e6
-    quantizer.count_K[3:] = 0.0
+    quantizer.share_K[3:] = 0.0
     z = torch.randn(64, 2)
     _, ids, _ = quantizer(z)
     assert len(ids.unique()) > 3
     assert quantizer.codebook_KC.abs().max() < 10
-    assert quantizer.count_K.min() > 0
+    assert quantizer.share_K.min() > 0
 
 
 @pytest.mark.parametrize(("dead_below", "used"), [(0.02, 16), (1e-12, 1)])
@@ -110,8 +110,8 @@ def test_revival_keeps_the_codebook_in_use(dead_below, used):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(16, 2, 0.9, dead_below).train()
     quantizer.codebook_KC.copy_(torch.linspace(0.0, 150.0, 16)[:, None].expand(-1, 2))
-    quantizer.count_K.fill_(16.0)
-    quantizer.sum_KC.copy_(quantizer.codebook_KC * 16.0)
+    quantizer.share_K.fill_(1 / 16)
+    quantizer.sum_KC.copy_(quantizer.codebook_KC / 16)
     for _ in range(100):
         _, ids, _ = quantizer(torch.randn(256, 2))
     count = code_counts(ids, 16)

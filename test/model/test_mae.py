@@ -30,14 +30,14 @@ def test_three_quarters_are_hidden_and_each_choice_is_as_likely():
     assert (hidden.sum(0) - 3000).abs().max() < 140
 
 
-@pytest.mark.parametrize("norm_pixels", [False, True])
-def test_the_loss_counts_hidden_patches_only(norm_pixels):
-    model = make(norm_pixels=norm_pixels)
+@pytest.mark.parametrize("target_kind", ["pixels", "normed"])
+def test_the_loss_counts_hidden_patches_only(target_kind):
+    model = make(target=target_kind)
     images = pictures()
     hidden = draw_hidden(4, 20, 15)
     output = model(images, hidden)
     target = model.vit.patches(images)
-    if norm_pixels:
+    if target_kind == "normed":
         mean, std = target.mean(-1, keepdim=True), target.std(-1, keepdim=True)
         error = ((output.painted_BVX - target) / std).square().mean(-1)
         assert torch.allclose((target - mean).mean(-1), torch.zeros(()), atol=1e-5)
@@ -94,7 +94,7 @@ def test_overfits_one_batch():
     assert losses[-1] < 0.05 * losses[0], losses[::20]
 
 
-@pytest.mark.parametrize(("changes", "words"), [({"mask_ratio": 1.0}, "between 0 and 1"), ({"mask_ratio": 0.01}, "hides 0"), ({"width": 15}, "multiple of heads")])
+@pytest.mark.parametrize(("changes", "words"), [({"mask_ratio": 1.0}, "between 0 and 1"), ({"mask_ratio": 0.01}, "hides 0"), ({"width": 15}, "multiple of heads"), ({"target": "edges"}, "pixels, normed")])
 def test_what_cannot_be_masked_is_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         make(**changes)

@@ -18,6 +18,8 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.model.attention import SelfBlock
 from vla_ros.model.vit import INIT_STD, Vit, VitConfig
 
+TARGETS = ("pixels", "normed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaeConfig:
@@ -25,19 +27,21 @@ class MaeConfig:
 
     Attributes:
         mask_ratio: share of patches that are hidden; 0.75 is the paper's best.
-        norm_pixels: whether a patch's target has mean 0 and deviation 1. It helped on photographs; a bare table has patches
-            of one colour, in which it would only magnify noise, so it is off here.
+        target: `pixels`, or `normed`: each patch with mean 0 and deviation 1. That helped on photographs; a bare table has
+            patches of one colour, in which it would only magnify noise.
     """
 
     mask_ratio: float = 0.75
     width: int = 96
     depth: int = 2
     heads: int = 4
-    norm_pixels: bool = False
+    target: str = "pixels"
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0:
             raise ConfigError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if self.target not in TARGETS:
+            raise ConfigError(f"target is {self.target!r}: valid are {', '.join(TARGETS)}")
         if self.width % self.heads:
             raise ConfigError(f"decoder width {self.width} is not a multiple of heads {self.heads}")
 
@@ -77,7 +81,7 @@ class MaskedAutoencoder(nn.Module):
         """
         patch_BVX = self.vit.patches(images)
         if hidden_BV is None:
-            hidden_BV = draw_hidden(len(patch_BVX), patch_BVX.shape[1], self.num_hidden, patch_BVX.device)
+            hidden_BV = draw_hidden(len(patch_BVX), patch_BVX.shape[1], self.num_hidden).to(patch_BVX.device)
         predicted_BVX = self._predict(patch_BVX, hidden_BV)
         target_BVX, mean_BV1, std_BV1 = self._targets(patch_BVX)
         error_BV = (predicted_BVX - target_BVX).square().mean(-1)
@@ -102,14 +106,14 @@ class MaskedAutoencoder(nn.Module):
 
     def _targets(self, patch_BVX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is to be predicted, with the mean and the deviation that turn it back into pixels."""
-        if not self.config.norm_pixels:
+        if self.config.target == "pixels":
             return patch_BVX, patch_BVX.new_zeros(()), patch_BVX.new_ones(())
         mean_BV1 = patch_BVX.mean(-1, keepdim=True)
         std_BV1 = (patch_BVX.var(-1, keepdim=True) + 1e-6).sqrt()
         return (patch_BVX - mean_BV1) / std_BV1, mean_BV1, std_BV1
 
 
-def draw_hidden(batch: int, patches: int, num_hidden: int, device: torch.device | None = None) -> Tensor:
-    """Marks exactly `num_hidden` of the patches in each row, all choices equally likely; bool [batch, patches]."""
-    rank_BV = torch.rand(batch, patches, device=device).argsort(1).argsort(1)
+def draw_hidden(batch: int, patches: int, num_hidden: int, generator: torch.Generator | None = None) -> Tensor:
+    """Marks exactly `num_hidden` of the patches in each row, all choices equally likely; bool [batch, patches], on the CPU."""
+    rank_BV = torch.rand(batch, patches, generator=generator).argsort(1).argsort(1)
     return rank_BV < num_hidden

@@ -51,7 +51,7 @@ class VectorQuantizer(nn.Module):
         self.decay = decay
         self.dead_below = dead_below
         self.register_buffer("codebook_KC", torch.randn(codes, width))
-        self.register_buffer("count_K", torch.zeros(codes))
+        self.register_buffer("share_K", torch.zeros(codes))  # of the cells that chose a code; shares, so that batches of any size count alike
         self.register_buffer("sum_KC", torch.zeros(codes, width))
 
     def forward(self, z_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,15 +66,15 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, z_NC: Tensor, id_N: Tensor) -> None:
-        chosen_NK = F.one_hot(id_N, len(self.count_K)).to(z_NC.dtype)
-        self.count_K.lerp_(chosen_NK.sum(0), 1.0 - self.decay)
+        chosen_NK = F.one_hot(id_N, len(self.share_K)).to(z_NC.dtype) / len(z_NC)
+        self.share_K.lerp_(chosen_NK.sum(0), 1.0 - self.decay)
         self.sum_KC.lerp_(chosen_NK.t() @ z_NC, 1.0 - self.decay)
-        self.codebook_KC.copy_(self.sum_KC / self.count_K[:, None])  # counts stay positive, since dead codes are revived first
+        self.codebook_KC.copy_(self.sum_KC / self.share_K[:, None])  # shares stay positive, since dead codes are revived first
 
     @torch.no_grad()
     def _revive(self, z_NC: Tensor) -> None:
-        even_share = len(z_NC) / len(self.count_K)
-        dead_K = self.count_K < self.dead_below * even_share
+        even_share = 1.0 / len(self.share_K)
+        dead_K = self.share_K < self.dead_below * even_share
         number = int(dead_K.sum())
         if not number:
             return
@@ -82,4 +82,4 @@ class VectorQuantizer(nn.Module):
         start_XC = z_NC[rows[torch.arange(number, device=z_NC.device) % len(rows)]]
         self.codebook_KC[dead_K] = start_XC
         self.sum_KC[dead_K] = start_XC * even_share
-        self.count_K[dead_K] = even_share
+        self.share_K[dead_K] = even_share

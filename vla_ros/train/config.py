@@ -130,7 +130,7 @@ class TrainConfig:
         unknown = sorted(set(values) - set(sections) - {"model"})
         if unknown:
             raise ConfigError(f"unknown training section {', '.join(unknown)}: valid are {', '.join([*sections, 'model'])}")
-        built = {name: _section(kind, name, values.get(name) or {}) for name, kind in sections.items()}
+        built = {name: read_section(kind, name, values.get(name) or {}) for name, kind in sections.items()}
         return cls(**built, model=dict(values.get("model") or {}))
 
 
@@ -140,6 +140,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Train
     Raises:
         ConfigError: file unreadable, unknown key, wrong type, or an override without `=`.
     """
+    return TrainConfig.from_dict(read_values(path, overrides))
+
+
+def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of `load_config`, sections unchecked."""
     values: dict[str, Any] = {}
     if path is not None:
         try:
@@ -148,7 +153,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Train
             raise ConfigError(f"cannot read training config {path}: {error}") from error
     for override in overrides:
         _apply(values, override)
-    return TrainConfig.from_dict(values)
+    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -160,7 +165,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[section] = {**(values[section] or {}), name: yaml.safe_load(text)}
 
 
-def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+def read_section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+    """A settings dataclass from plain values; raises ConfigError for an unknown key or a value of the wrong type."""
     types = {item.name: type(item.default) for item in fields(kind)}
     unknown = sorted(set(values) - set(types))
     if unknown:
