@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with StopSignals() as signals:
         counts = record(options, console, signals)
+    console.print(Text(f"{options.out}: {sum(counts.values())} messages of {len(counts)} topics"), soft_wrap=True)
     if options.json:
         write_json(options.json, {"file": str(options.out), "messages": counts})
     return 0

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, Int32MultiArray, MultiArrayDimension, String
+from visualization_msgs.msg import MarkerArray
 
 from vla_ros.core.action import ActionSpec
 from vla_ros.core.chunk import ActionChunk
@@ -22,6 +23,7 @@ from vla_ros.ros import qos
 from vla_ros.ros.command import CommandBuilder, make_command_builder
 from vla_ros.ros.control_runner import TickSinks
 from vla_ros.ros.diagnostics import DropCounter, Figures, diagnostics_message, status_message
+from vla_ros.ros.markers import MarkerPublisher
 from vla_ros.ros.parameters import PolicyNodeParameters
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class PolicyInterface:
         self._command: Any = None
         self._action: Any = None
         self._builder: CommandBuilder | None = None
+        self._markers: MarkerPublisher | None = None
         self._robot_name = ""
         self._to_ros_ns: Callable[[int], int] = lambda time_ns: time_ns
         self._extra: tuple[StatusCode, ...] = ()
@@ -83,6 +86,8 @@ class PolicyInterface:
         self._action = self._publisher(Float64MultiArray, "~/action", qos.COMMAND)
         self._tokens = self._publisher(Int32MultiArray, "~/action_tokens", qos.EVENTS)
         self._plan = self._publisher(String, "~/plan", qos.EVENTS)
+        markers = self._publisher(MarkerArray, "~/markers", qos.EVENTS)
+        self._markers = MarkerPublisher(contract.robot, markers, lambda: self._node.get_clock().now().nanoseconds)
         self._action_message = action_message(spec)
         self._tokens_message = action_message(spec, spec.horizon, Int32MultiArray)
         self._to_ros_ns = to_ros_ns
@@ -90,7 +95,7 @@ class PolicyInterface:
     def close(self) -> None:
         """Destroys what ``open`` made. Safe to call twice."""
         entities, self._entities = self._entities, []
-        self._command = self._action = self._builder = None
+        self._command = self._action = self._builder = self._markers = None
         for destroy, entity in entities:
             destroy(entity)
 
@@ -146,10 +151,14 @@ class PolicyInterface:
         self._tokens.publish(self._tokens_message)
         if chunk.plan:
             self._plan.publish(String(data=chunk.plan))
+        if self._markers is not None:
+            self._markers.show_chunk(chunk)
 
     def _publish_status(self, output: ControlOutput | None) -> DiagnosticStatus:
         message = status_message(self._node.get_name(), output, self._extra, self._robot_name)
         self._status_publisher.publish(message)
+        if self._markers is not None:
+            self._markers.show_state(output)
         return message
 
     def report(self, session: PolicySession | None, extra: Iterable[StatusCode]) -> None:
