@@ -42,7 +42,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     @property
@@ -112,7 +112,7 @@ def wait_until(condition, timeout_s: float, period_s: float = 0.05) -> bool:
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Runs in the child before exec: SIGTERM when the parent ends, however that happens."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

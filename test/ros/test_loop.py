@@ -70,3 +70,23 @@ def test_stop_ends_the_thread_and_is_repeatable():
     assert thread.stop()
     time.sleep(0.02)
     assert len(calls) == count
+
+
+def test_every_period_is_told_to_who_asks():
+    told = []
+
+    def step(n):
+        if n == 5:
+            time.sleep(0.023)
+
+    calls = []
+    thread = PeriodicThread(lambda now_ns: (calls.append(now_ns), step(len(calls))), 5 * _MS, name="test")
+    thread.on_period = lambda *row: told.append(row)
+    thread.start()
+    deadline = time.monotonic() + 20.0
+    while len(calls) < 12 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert thread.stop()
+    assert [row[0] for row in told] == calls
+    assert told[4][2] >= 23 * _MS and told[-1][3] == thread.statistics().missed >= 3
+    assert all(row[1] >= 0 for row in told)

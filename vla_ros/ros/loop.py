@@ -43,7 +43,12 @@ class LoopStatistics:
 
 
 class PeriodicThread:
-    """Runs ``step(monotonic_ns)`` every ``period_ns`` until stopped. ``statistics`` may be called from one other thread."""
+    """Runs ``step(monotonic_ns)`` every ``period_ns`` until stopped. ``statistics`` may be called from one other thread.
+
+    Attributes:
+        on_period: called after each period, in the thread, with the time of the wake-up (monotonic clock), its lateness, the step's duration
+            (ns) and the periods missed so far; None for nobody. It must neither block nor raise.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class PeriodicThread:
         self._step_us = np.zeros(_WINDOW)
         self._periods = self._missed = self._errors = 0
         self._last_report = (0, time.monotonic_ns())
+        self.on_period: Callable[[int, int, int, int], None] | None = None
 
     def start(self) -> None:
         """Starts the thread; the first period begins at once."""
@@ -133,9 +139,13 @@ class PeriodicThread:
         except Exception as error:  # the loop must outlive whatever one period meets; it is counted and reported
             self._errors += 1
             self._on_error(error)
+        step_ns = time.monotonic_ns() - woke
         self._lateness_us[slot] = lateness_ns * 1e-3
-        self._step_us[slot] = (time.monotonic_ns() - woke) * 1e-3
+        self._step_us[slot] = step_ns * 1e-3
         self._periods += 1
+        on_period = self.on_period
+        if on_period is not None:
+            on_period(woke, lateness_ns, step_ns, self._missed)
 
     def _set_up_scheduling(self) -> None:
         try:  # the default slack of 50 us delays every wake-up of a normal thread
