@@ -61,8 +61,10 @@ def test_vision_transformer(tmp_path):
 def test_image_tokens(kind, tmp_path):
     torch.manual_seed(0)
     tokenizer = make_tokenizer(ImageTokenizerConfig(kind=kind, stride=8, channels=16, codes=32, code_width=8))
-    for parameter in (*tokenizer.encoder.parameters(), *tokenizer.buffers()):
+    for parameter in tokenizer.encoder.parameters():
         nn.init.normal_(parameter, std=0.3)
+    for _ in range(20):
+        tokenizer.train()(pictures()[0])
     ids = Named(ImageTokenIds(tokenizer, CAMERAS))
     (answer,) = run_exported(ids, pictures(), tmp_path / "ids.onnx")
     assert answer.dtype == np.int64

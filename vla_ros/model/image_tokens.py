@@ -179,6 +179,8 @@ class VqVae(ImageTokenizer):
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__(config, config.code_width)
+        # Cells of fixed scale: else the encoder leaves the codes behind in its first steps, and few stay in use (arXiv 2005.08520).
+        self.encoder.append(nn.BatchNorm2d(config.code_width, affine=False))
         self.quantizer = VectorQuantizer(config.codes, config.code_width, config.ema_decay, config.dead_below)
 
     def forward(self, image_BHWC: Tensor, temperature: float = 1.0) -> TokenizerOutput:
