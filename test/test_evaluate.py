@@ -162,8 +162,12 @@ class Scripted:
     def __init__(self, answer) -> None:
         self.answer = answer
         self.seen: list = []
+        self.commits: list = []
 
-    def infer(self, observation):
+    def commit(self, observation, reference, until_ns):
+        self.commits.append((observation.stamp_ns, reference, until_ns))
+
+    def infer(self, observation, prefix_HD=None):
         self.seen.append(observation)
         return self.answer(observation)
 
@@ -180,6 +184,15 @@ def env():
 
 def play(env, policy, *, family="reach", seed=3, **settings) -> EpisodeResult:
     return ClosedLoop(env=env, policy=policy, cameras=CAMERAS, **settings).run(EpisodeSpec(seed=seed, family=family))
+
+
+def test_the_policy_is_told_what_goes_on_until_its_answer_arrives(env):
+    policy = Scripted(lambda observation: chunk_towards(observation.joint_positions, observation))
+    play(env, policy, limit_s=1.0, delay_ms=160.0)
+    assert len(policy.commits) == len(policy.seen) > 3
+    for stamp_ns, reference, until_ns in policy.commits:
+        assert until_ns - stamp_ns == 160_000_000
+        assert np.isfinite(reference.sample(until_ns)[0]).all()
 
 
 def test_a_policy_that_reaches_the_object_succeeds(env):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.control import ControlConfig, ControlLoop, Watch
 from vla_ros.core.errors import DecodeError, InputError, InstructionTooLong
 from vla_ros.core.image import prepare_image
@@ -35,7 +35,10 @@ POLICY_DONE = "the policy says done and it is not"
 class PolicyLike(Protocol):
     """The part of ``runtime.policy.Policy`` that an episode needs."""
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
+        """Which leading steps of the next chunk repeat the motion that goes on."""
+
+    def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
         """Answers one observation with a chunk; raises DecodeError or InputError."""
 
 
@@ -201,7 +204,9 @@ class _Episode:
         """Starts an inference; its answer is computed at once and arrives after the delay."""
         generation, chunk = self._loop.generation, None
         try:
-            chunk = self._policy.infer(observe(self._env, self._cameras, self._loop.instruction, generation))
+            observation = observe(self._env, self._cameras, self._loop.instruction, generation)
+            prefix_HD = self._policy.commit(observation, self._loop.reference, now_ns + self._delay_ns)
+            chunk = self._policy.infer(observation, prefix_HD)
             self.inferences += 1
             self.inference_ns += chunk.inference_ns
         except DecodeError:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.core.chunk import ChunkBuffer, PutResult
+from vla_ros.core.chunk import ChunkBuffer, PutResult, Reference
 from vla_ros.core.errors import DecodeError
 from vla_ros.core.testing import DT_NS, J, make_chunk
 
@@ -39,6 +39,22 @@ def test_it_starts_at_the_commanded_state_and_ends_at_rest():
     np.testing.assert_allclose(buffer.sample(90 * MS), [position, velocity])
     np.testing.assert_allclose(buffer.sample(chunk.due_ns(4))[1], 0.0, atol=1e-12)
     assert buffer.sample(chunk.due_ns(4) + 1) is None
+
+
+def test_the_reference_outlasts_its_knots_at_rest():
+    chunk = make_chunk(0, 0)
+    reference = buffer_with(chunk, 0).reference
+    for time_ns in (chunk.due_ns(4), chunk.due_ns(4) + 10**9):
+        np.testing.assert_array_equal(reference.sample(time_ns), [chunk.joint_positions_HJ[4], ZERO])
+    np.testing.assert_array_equal(reference.sample(-(10**9))[0], ZERO)
+    still = Reference.at_rest(0, np.full(J, 0.2))
+    for time_ns in (-5, 0, 10**9):
+        np.testing.assert_array_equal(still.sample(time_ns), [np.full(J, 0.2), ZERO])
+
+
+def test_the_next_free_step_is_neither_over_nor_committed():
+    chunk = replace(make_chunk(0, 0), committed=2)
+    assert [chunk.next_free_step(now_ns) for now_ns in (0, 2 * DT_NS, 3 * DT_NS, 9 * DT_NS)] == [2, 2, 3, 4]
 
 
 def test_elapsed_steps_are_dropped():

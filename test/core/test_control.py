@@ -389,7 +389,7 @@ def test_a_sparse_clock_is_carried_on():
     rig.assert_smooth()
 
 
-def test_the_task_ends_after_two_chunks_that_say_so():
+def test_the_task_ends_when_the_step_that_two_chunks_call_the_last_is_due():
     rig = Rig().act()
     rig.put(done=True)
     assert rig.tick().state is ControlState.ACTING
@@ -398,10 +398,39 @@ def test_the_task_ends_after_two_chunks_that_say_so():
     rig.put(done=True)
     assert not rig.tick().task_done
     rig.put(done=True)
+    done_at_ns = rig.loop.chunk.due_ns(0)
+    rig.tick()
+    rig.put(done=True)  # says so of a later time, which puts nothing off
+    while rig.now_ns + PERIOD_NS < done_at_ns:
+        assert rig.tick().state is ControlState.ACTING
     rig.assert_stops(StatusCode.TASK_DONE, ControlState.IDLE)
     assert not rig.loop.wants_inference and rig.outputs[-1].task_done
     rig.loop.set_instruction("push the red cube")
     assert rig.tick().code is StatusCode.WAITING and not rig.outputs[-1].task_done
+
+
+def test_a_chunk_that_takes_it_back_goes_on():
+    rig = Rig().act()
+    for done in (True, True, False):
+        rig.put(done=done)
+        rig.tick()
+    for _ in range(20):
+        assert rig.tick().state is ControlState.ACTING
+        rig.put()
+
+
+def test_the_motion_that_goes_on_is_told():
+    rig = Rig().start()
+    rig.tick()
+    np.testing.assert_array_equal(rig.loop.reference.sample(rig.now_ns)[0], rig.outputs[-1].positions_J)
+    rig.put()
+    chunk = rig.loop.chunk
+    np.testing.assert_allclose(rig.loop.reference.sample(chunk.due_ns(1))[0], chunk.joint_positions_HJ[1])
+    rig.tick(5)
+    rig.loop.stop()
+    rest = rig.loop.reference.sample(rig.now_ns + 10**9)[0]
+    rig.tick(50)
+    np.testing.assert_allclose(rest, rig.outputs[-1].positions_J, atol=0.02)  # where a stop ends at the latest
 
 
 def test_rejected_chunks_latch_only_in_a_row():

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vla_ros.core.observation import CameraSpec
+from vla_ros.core.tabletop import ACTION_SPEC
 from vla_ros.model import Policy, PolicyConfig
 
 FRAMES, LABELS, TEXT = 2, 3, 7
@@ -20,7 +22,7 @@ def tiny_config(**changes) -> PolicyConfig:
         "vocab_size": 40 + 16,
         "first_action_token": 40,
         "seen_tokens": (5, 6, 7, 8),
-        "num_bins": 16,
+        "action": replace(ACTION_SPEC, dims=tuple(replace(dim, num_bins=16) for dim in ACTION_SPEC.dims)),
         "text_tokens": 10,
         "cameras": (CameraSpec(name="front", height=32, width=32), CameraSpec(name="wrist", height=16, width=16)),
         "plan_phases": 4,

@@ -26,6 +26,7 @@ def test_config_survives_json(tiny):
         ({"cameras": ()}, "at least one camera"),
         ({"cameras": (CameraSpec(name="front", height=40, width=32),)}, "multiples of 16"),
         ({"seen_tokens": (41,)}, "seen_tokens"),
+        ({"moved_state": (("x", "elbow"),)}, "moved_state"),
     ],
 )
 def test_a_wrong_shape_is_refused_with_what_to_do(changes, words, tiny):

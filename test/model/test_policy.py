@@ -127,6 +127,37 @@ def test_swapping_two_committed_dimensions_is_noticed(tiny):
     assert not torch.allclose(before[0, 6:], after[0, 6:], atol=1e-3)
 
 
+def test_free_steps_go_on_from_where_the_committed_ones_end(tiny):
+    """The state is moved by the last committed step: relative dimensions are added, the gripper is replaced."""
+    config = tiny.config()
+    anchor = tiny.policy().anchor
+    proprio = torch.randn(2, config.proprio_dim)
+    prefix = torch.full((2, config.num_action_tokens), -1)
+    bins = torch.tensor([0, 3, 9, 8, 14, 11])
+    prefix[1, :12] = config.first_action_token + torch.cat([torch.zeros(6, dtype=torch.int64), bins])
+    moved, shift, count = anchor(prefix, proprio)
+    torch.testing.assert_close(moved[0], proprio[0], **EQUAL)
+    assert count.tolist() == [0, 2] and not shift[0].any()
+    width = 0.5 / 16
+    expected = proprio[1].clone()
+    expected[7:10] += -0.25 + (bins[1:4] + 0.5) * width
+    expected[10] += -1.0 + (14 + 0.5) * 2.0 / 16
+    expected[6] = (11 + 0.5) * 0.042 / 16
+    torch.testing.assert_close(moved[1], expected, **CLOSE)
+    assert shift[1].tolist() == [0, 3 - 8, 9 - 8, 8 - 8, 14 - 8, 0]
+
+
+def test_logits_relative_to_the_anchor_are_moved_by_whole_bins(tiny):
+    config = tiny.config()
+    logits = torch.randn(1, config.num_action_tokens, 16)
+    moved = tiny.policy().anchor.move(logits, torch.tensor([[0, 3, -2, 0, 0, 0]])).view(5, 6, 16)
+    plain = logits.view(5, 6, 16)
+    torch.testing.assert_close(moved[:, [0, 3, 4, 5]], plain[:, [0, 3, 4, 5]], **EQUAL)
+    torch.testing.assert_close(moved[:, 1, 3:], plain[:, 1, :-3], **EQUAL)
+    torch.testing.assert_close(moved[:, 2, :-2], plain[:, 2, 2:], **EQUAL)
+    assert moved[:, 1, :3].max() < -20 and moved[:, 2, -2:].max() < -20
+
+
 def test_decoding_returns_the_committed_tokens(tiny):
     config = tiny.config()
     logits = torch.randn(2, config.num_action_tokens, config.num_bins)

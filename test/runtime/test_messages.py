@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.errors import InputError
 from vla_ros.core.safety import StatusCode
 from vla_ros.runtime.messages import MAX_HISTORY, MAX_INSTRUCTION_BYTES, Exchange, Snapshot, WorkerReport
@@ -39,6 +40,22 @@ def test_snapshot(ends):
     assert (got.generation, got.wants_inference, got.instruction, got.joint_stamp_ns) == (3, True, "größer 赤い", 10**18)
     np.testing.assert_array_equal(got.joint_positions, np.arange(7.0))
     assert worker.read_snapshot() is None
+
+
+@pytest.mark.parametrize("knots", [0, 1, 6])
+def test_the_motion_that_goes_on(ends, knots):
+    control, worker = ends
+    motion = np.random.default_rng(0).random((2, knots, 7))
+    control.write_snapshot(replace(snapshot(), reference=Reference(knots_ns=tuple(range(6)), positions_KJ=np.ones((6, 7)), velocities_KJ=np.ones((6, 7)))))
+    reference = Reference(knots_ns=tuple(range(10**18, 10**18 + knots)), positions_KJ=motion[0], velocities_KJ=motion[1]) if knots else None
+    control.write_snapshot(replace(snapshot(), reference=reference))
+    got = worker.read_snapshot().reference
+    if reference is None:
+        assert got is None
+        return
+    assert got.knots_ns == reference.knots_ns
+    np.testing.assert_array_equal(got.positions_KJ, reference.positions_KJ)
+    np.testing.assert_array_equal(got.velocities_KJ, reference.velocities_KJ)
 
 
 def test_a_shorter_text_leaves_nothing_of_a_longer_one(ends):

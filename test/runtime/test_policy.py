@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vla_ros.core import tabletop
+from vla_ros.core.chunk import Reference
 from vla_ros.core.errors import ConfigError, DecodeError, InputError, InstructionTooLong
 from vla_ros.core.observation import Observation
 from vla_ros.robot import Kinematics
@@ -102,6 +103,40 @@ def test_committed_steps_keep_their_tokens(make_policy, robot):
     np.testing.assert_array_equal(chunk.tokens_HD[0], prefix[0])
     np.testing.assert_array_equal(chunk.tokens_HD[1:], still_bins()[1:] + FIRST)
     assert (chunk.confidence_HD[0] == 1.0).all()
+
+
+def moved(robot, dx_m=0.0, dyaw=0.0, gripper=0.042):
+    kinematics = Kinematics(robot)
+    xyz, _ = kinematics.fk(robot.home)
+    joints = kinematics.ik(xyz + [dx_m, 0.0, 0.0], kinematics.tool_yaw(robot.home) + dyaw, robot.home)
+    joints[-1] = gripper
+    return joints
+
+
+@pytest.mark.parametrize("delay_ms, steps", [(0, 1), (199, 1), (200, 2), (450, 3), (5000, 3)])
+def test_what_goes_on_until_the_answer_is_committed(make_policy, robot, delay_ms, steps):
+    """The steps that are over by then, and the one under way; two stay free however late it is."""
+    policy, observation = make_policy(), observe(robot)
+    reference = Reference.at_rest(0, moved(robot, 0.05, 0.2, 0.01))
+    prefix = policy.commit(observation, reference, observation.stamp_ns + delay_ms * 1_000_000)
+    assert (prefix[:steps] >= FIRST).all() and (prefix[steps:] == -1).all()
+    action = policy.manifest.action
+    half_bin = (action.high_D - action.low_D) / 512
+    chunk = policy.infer(observation, prefix)
+    expected = np.array([0.0, 0.05, 0.0, 0.0, 0.2, 0.01])
+    assert (np.abs(chunk.actions_HD[:steps] - expected) <= half_bin + 1e-4).all()
+    assert chunk.committed == steps
+
+
+def test_a_committed_step_is_where_the_reference_is_when_it_is_due(make_policy, robot):
+    policy, observation = make_policy(), observe(robot)
+    start, end = robot.home, moved(robot, 0.1)
+    knots_ns = (observation.stamp_ns, observation.stamp_ns + 400_000_000)
+    reference = Reference(knots_ns=knots_ns, positions_KJ=np.stack([start, end]), velocities_KJ=np.stack([(end - start) / 0.4] * 2))
+    chunk = policy.infer(observation, policy.commit(observation, reference, observation.stamp_ns))
+    kinematics = Kinematics(robot)
+    halfway, _ = kinematics.fk((start + end) / 2)
+    assert np.abs(kinematics.fk(chunk.joint_positions_HJ[0])[0] - halfway).max() < 0.5 / 512 + 1e-4
 
 
 @pytest.mark.parametrize("token", [FIRST - 1, FIRST + 256, 0, -2])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vla_ros.core.chunk import Reference
 from vla_ros.core.errors import DecodeError, InferenceError, InstructionTooLong
 from vla_ros.core.observation import CameraSpec
 from vla_ros.core.safety import StatusCode
@@ -28,7 +29,8 @@ class Rig:
         self.snapshot = self.make_snapshot()
         self.fresh = True
         self.error: Exception | None = None
-        self.seen, self.chunks, self.reports = [], [], []
+        self.seen, self.prefixes, self.commits, self.chunks, self.reports = [], [], [], [], []
+        self.inference_ns = 0
         self.loop = WorkerLoop(
             policy=self, cameras=CAMERAS, source=self, exchange=self, settings=WorkerSettings(**settings), monotonic_ns=lambda: self.time_ns
         )
@@ -64,11 +66,16 @@ class Rig:
         self.reports.append(report)
 
     # PolicyLike
-    def infer(self, observation):
+    def commit(self, observation, reference, until_ns):
+        self.commits.append((observation, reference, until_ns))
+        return np.full((5, 6), 7)
+
+    def infer(self, observation, prefix_HD=None):
         self.seen.append(observation)
+        self.prefixes.append(prefix_HD)
         if self.error is not None:
             raise self.error
-        return make_chunk(observation.stamp_ns, observation.generation)
+        return replace(make_chunk(observation.stamp_ns, observation.generation), inference_ns=self.inference_ns)
 
 
 def test_it_answers_a_whole_observation_once():
@@ -93,6 +100,22 @@ def test_joints_are_those_of_the_picture():
     rig.loop.step()
     np.testing.assert_allclose(rig.seen[0].joint_positions, 1.0)
     assert rig.seen[0].joint_stamp_ns == stamp
+
+
+def test_what_the_robot_does_until_the_answer_comes_is_committed():
+    """The time until then is the longest of the last inferences, and the handover to the control loop."""
+    rig = Rig(handover_ns=25 * MS)
+    rig.loop.step()
+    assert rig.prefixes == [None] and not rig.commits  # the motion is not known
+    reference = Reference.at_rest(rig.time_ns, np.zeros(3))
+    for inference_ms, remembered_ms in ((40, 0), (10, 40), (10, 36)):
+        rig.inference_ns = inference_ms * MS
+        rig.new_picture()
+        rig.change(reference=reference)
+        rig.loop.step()
+        observation, used, until_ns = rig.commits[-1]
+        assert observation is rig.seen[-1] and used is reference and rig.prefixes[-1].shape == (5, 6)
+        assert until_ns == rig.time_ns + (remembered_ms + 25) * MS
 
 
 def test_a_new_generation_looks_at_the_same_picture_again():

@@ -97,30 +97,22 @@ def test_validation_batches_repeat_and_are_plain(dataset_folder):
     assert [len(b.proprio_BS) for b in once] == [6, 2]
     for a, b in zip(once, again):
         assert all(torch.equal(x, tensors(b)[name]) for name, x in tensors(a).items())
-        assert not a.committed_NH.any() and not a.withheld_B.any() and (a.prefix_NQ == -1).all()
+        assert a.committed_NH.any() and not a.withheld_B.any()
         assert len(a.text_NT) == 3 * len(a.proprio_BS)
 
 
 def test_committed_steps_are_the_true_tokens(dataset_folder):
-    config = replace(CONFIG, prefix_probability=1.0, prefix_jitter_bins=0)
-    maker = make(dataset_folder, config)
+    maker = make(dataset_folder)
     batch = maker.training_batch(0)
     counts = batch.committed_NH.sum(1)
-    assert set(counts.tolist()) == {1, 2} and batch.committed_NH[:, 0].all()
+    assert set(counts.tolist()) == {0, 1, 2}
+    assert (batch.committed_NH == (torch.arange(5) < counts[:, None])).all()
     first = maker._tokenizer.get_vocab_size()
     prefix = batch.prefix_NQ.view(-1, 5, 6)
     assert ((prefix >= 0) == batch.committed_NH[..., None]).all()
     codec = ActionTokenizer(ACTION_SPEC, first)
     expected = codec.bins_to_ids(codec.actions_to_bins(batch.actions_NHD.numpy(), clip=True))
     assert np.array_equal(prefix.numpy()[batch.committed_NH], expected[batch.committed_NH])
-
-
-def test_jitter_of_committed_steps_spares_gripper_and_end(dataset_folder):
-    plain = make(dataset_folder, replace(CONFIG, prefix_probability=1.0, prefix_jitter_bins=0)).training_batch(0)
-    noisy = make(dataset_folder, replace(CONFIG, prefix_probability=1.0, prefix_jitter_bins=2)).training_batch(0)
-    difference = (noisy.prefix_NQ - plain.prefix_NQ).view(-1, 5, 6)
-    assert difference.abs().max() == 2
-    assert not difference[..., [0, 5]].any()
 
 
 def test_new_shards_are_found_and_damaged_ones_left_out(dataset_folder, caplog):

@@ -20,7 +20,7 @@ from vla_ros.train.tokenizer import train_tokenizer
 @pytest.fixture
 def setting(dataset_folder):
     dataset = Dataset([dataset_folder], val_fraction=0.3)
-    config = DataConfig(frames_per_batch=3, labels_per_frame=2, prefix_probability=0.5)
+    config = DataConfig(frames_per_batch=3, labels_per_frame=2)
     maker = BatchMaker(dataset, train_tokenizer(dataset.instructions(), PROMPT_TEMPLATE), config, 0)
     return dataset.meta, maker.training_batch(1), PolicyLoss(dataset.meta, LossConfig())
 
@@ -73,7 +73,7 @@ def test_action_loss_equals_a_loop_over_tokens(setting):
     for n, h, d in np.ndindex(*batch.actions_NHD.shape):
         if batch.committed_NH[n, h]:
             continue
-        weight = 1.5 if h < 2 else 1.0
+        weight = 1.5 if h - int(batch.committed_NH[n].sum()) < 2 else 1.0
         dim = spec.dims[d]
         position = (float(batch.actions_NHD[n, h, d]) - dim.low) / (dim.high - dim.low) * 256
         if dim.kind in ("terminate", "gripper"):
@@ -121,7 +121,20 @@ def test_metrics_average_over_batches_by_their_size(setting):
     both.add(part, half)
     one.add(output, batch)
     other.add(part, half)
-    assert both.result()["x_mm"] == pytest.approx((3 * one.result()["x_mm"] + 2 * other.result()["x_mm"]) / 5)
+    weight, rest = (int((~b.committed_NH).sum()) for b in (batch, half))
+    mean = (weight * one.result()["x_mm"] + rest * other.result()["x_mm"]) / (weight + rest)
+    assert both.result()["x_mm"] == pytest.approx(mean)
+
+
+def test_metrics_leave_out_committed_steps(setting):
+    meta, batch, _ = setting
+    output = random_output(batch)
+    logits = output.action_NQA.clone().view(-1, 5, 6, 256)
+    logits[batch.committed_NH] += torch.randn(256)
+    one, other = Metrics(meta), Metrics(meta)
+    one.add(output, batch)
+    other.add(replace(output, action_NQA=logits.view(-1, 30, 256)), batch)
+    assert one.result() == other.result()
 
 
 def test_parts_add_up_with_their_weights(setting):

@@ -92,7 +92,7 @@ def test_unfinished_shards_are_not_found(dataset_folder):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("format_version", 2, "collect again"),
+        ("format_version", 1, "collect again"),
         ("K", 0, "'K' must be in"),
         ("plan", {"low": [0.6, 0], "high": [0.1, 1]}, "must lie below"),
         ("plan", {"low": [0.6], "high": [0.1, 1]}, "'low' must be"),

@@ -56,7 +56,7 @@ def test_resume_continues_bit_exactly(dataset_folder, tmp_path, tiny_settings):
 
 
 def test_overfits_one_batch(dataset_folder, tmp_path, tiny_settings):
-    settings = {**tiny_settings, "data": {**tiny_settings["data"], "prefix_probability": 0, "proprio_dropout": 0}}
+    settings = {**tiny_settings, "data": {**tiny_settings["data"], "proprio_dropout": 0}}
     settings["optim"] = {"warmup_steps": 10, "learning_rate": 3e-3, "weight_decay": 0}
     settings["loss"] = {"sigma_bins": 0.5}
     trainer = make(TrainConfig.from_dict({**settings, "run": {**settings["run"], "max_steps": 10_000}}), dataset_folder, tmp_path / "out")

@@ -32,6 +32,7 @@ class ActionChunk:
         terminate_H: bool, "the task is done at this step".
         plan: the policy's words, may be empty.
         inference_ns: time from the observation taken up to the answer, monotonic clock.
+        committed: how many leading steps repeat what the robot was doing anyway (prefix forcing).
     """
 
     obs_stamp_ns: int
@@ -44,6 +45,7 @@ class ActionChunk:
     terminate_H: np.ndarray
     plan: str = ""
     inference_ns: int = 0
+    committed: int = 0
 
     @property
     def horizon(self) -> int:
@@ -57,6 +59,10 @@ class ActionChunk:
     def steps_elapsed(self, now_ns: int) -> int:
         """How many steps were due at or before ``now_ns``, in [0, H]."""
         return min(max((now_ns - self.obs_stamp_ns) // self.dt_ns, 0), self.horizon)
+
+    def next_free_step(self, now_ns: int) -> int:
+        """The first step that is neither over at ``now_ns`` nor committed, at most H - 1: what the policy itself says next."""
+        return min(max(self.steps_elapsed(now_ns), self.committed), self.horizon - 1)
 
     def validate(self, num_joints: int) -> None:
         """Checks shapes and finiteness.
@@ -79,6 +85,42 @@ class ActionChunk:
         for name in ("actions_HD", "confidence_HD", "joint_positions_HJ"):
             if not np.isfinite(getattr(self, name)).all():
                 raise DecodeError(f"chunk's {name} is not finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A motion through knots: between them a cubic with the given velocities, outside them at rest at the nearest one.
+
+    Attributes:
+        knots_ns: K times, ROS clock, increasing.
+        positions_KJ: float64, rad or m.
+        velocities_KJ: float64, rad/s or m/s.
+    """
+
+    knots_ns: tuple[int, ...]
+    positions_KJ: np.ndarray
+    velocities_KJ: np.ndarray
+
+    @classmethod
+    def at_rest(cls, now_ns: int, position_J: np.ndarray) -> Reference:
+        """Stays at ``position_J``."""
+        position_J = np.array(position_J, dtype=np.float64)
+        return cls(knots_ns=(now_ns,), positions_KJ=position_J[None], velocities_KJ=np.zeros((1, len(position_J))))
+
+    @property
+    def end_ns(self) -> int:
+        """When the last knot is due."""
+        return self.knots_ns[-1]
+
+    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Position [J] and velocity [J] at ``now_ns``."""
+        if now_ns >= self.end_ns or len(self.knots_ns) == 1:
+            return self.positions_KJ[-1], np.zeros_like(self.positions_KJ[-1])
+        knot = min(max(bisect_right(self.knots_ns, now_ns) - 1, 0), len(self.knots_ns) - 2)
+        start_ns, end_ns = self.knots_ns[knot], self.knots_ns[knot + 1]
+        s = max(now_ns - start_ns, 0) / (end_ns - start_ns)
+        ends = (self.positions_KJ[knot], self.positions_KJ[knot + 1], self.velocities_KJ[knot], self.velocities_KJ[knot + 1])
+        return _hermite(s, (end_ns - start_ns) * 1e-9, *ends)
 
 
 class PutResult(Enum):
@@ -106,9 +148,7 @@ class ChunkBuffer:
 
     def _clear(self) -> None:
         self.chunk: ActionChunk | None = None
-        self._knots_ns: list[int] = []
-        self._positions_KJ = np.empty((0, 0))
-        self._velocities_KJ = np.empty((0, 0))
+        self.reference: Reference | None = None
 
     def flush(self, generation: int | None = None) -> None:
         """Throws the chunk away; a new generation also forgets which observation was the newest."""
@@ -138,9 +178,9 @@ class ChunkBuffer:
         if first + 1 < chunk.horizon and chunk.due_ns(first) - now_ns < chunk.dt_ns // 2:
             first += 1
         self.chunk, self._newest_obs_ns = chunk, chunk.obs_stamp_ns
-        self._knots_ns = [now_ns, *(chunk.due_ns(step) for step in range(first, chunk.horizon))]
-        self._positions_KJ = np.vstack([position_J, chunk.joint_positions_HJ[first:]])
-        self._velocities_KJ = _tangents(self._knots_ns, self._positions_KJ, velocity_J)
+        knots_ns = (now_ns, *(chunk.due_ns(step) for step in range(first, chunk.horizon)))
+        positions_KJ = np.vstack([position_J, chunk.joint_positions_HJ[first:]])
+        self.reference = Reference(knots_ns=knots_ns, positions_KJ=positions_KJ, velocities_KJ=_tangents(knots_ns, positions_KJ, velocity_J))
         return PutResult.TAKEN
 
     def step_index(self, now_ns: int) -> int | None:
@@ -155,15 +195,9 @@ class ChunkBuffer:
 
         A time before the reference's start gives its start.
         """
-        if self.chunk is None or now_ns > self._knots_ns[-1]:
+        if self.reference is None or now_ns > self.reference.end_ns:
             return None
-        knot = min(max(bisect_right(self._knots_ns, now_ns) - 1, 0), len(self._knots_ns) - 2)
-        start_ns, end_ns = self._knots_ns[knot], self._knots_ns[knot + 1]
-        span_s = (end_ns - start_ns) * 1e-9
-        s = max(now_ns - start_ns, 0) / (end_ns - start_ns)
-        return _hermite(
-            s, span_s, self._positions_KJ[knot], self._positions_KJ[knot + 1], self._velocities_KJ[knot], self._velocities_KJ[knot + 1]
-        )
+        return self.reference.sample(now_ns)
 
 
 def _hermite(
@@ -179,7 +213,7 @@ def _hermite(
     return position_J, velocity_J
 
 
-def _tangents(knots_ns: list[int], positions_KJ: np.ndarray, start_velocity_J: np.ndarray) -> np.ndarray:
+def _tangents(knots_ns: tuple[int, ...], positions_KJ: np.ndarray, start_velocity_J: np.ndarray) -> np.ndarray:
     """Velocities [K, J] at the knots: the given start, Fritsch-Butland inside, rest at the end."""
     spans_s = np.diff(knots_ns)[:, None] * 1e-9
     slopes = np.diff(positions_KJ, axis=0) / spans_s

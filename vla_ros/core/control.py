@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult
+from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult, Reference
 from vla_ros.core.clock import ClockState, ControlClock
 from vla_ros.core.command import ControlConfig, ControlOutput, Watch
 from vla_ros.core.errors import DecodeError, InputError, VlaError
@@ -88,6 +88,14 @@ class ControlLoop:
     def chunk(self) -> ActionChunk | None:
         """The chunk in use."""
         return self._buffer.chunk
+
+    @property
+    def reference(self) -> Reference:
+        """The motion that goes on until another answer arrives; while nothing is followed, the point where the command comes to rest."""
+        if self.wants_inference and self._buffer.reference is not None:
+            return self._buffer.reference
+        stop_J = self._guard.last[0] if self._guard.is_at_rest else self._guard.stopping_point()
+        return Reference.at_rest(self._due_ns, stop_J)
 
     # Requests. They raise InputError where a person has to know that nothing happened.
 
@@ -248,6 +256,7 @@ class ControlLoop:
             self._lose(StatusCode.CLOCK_JUMPED)
         try:
             self._judge(watch)
+            self._finish()
             self._move()
             self._watch_joints()
         except Exception as error:  # a fault becomes a status and a stop, never a dead loop; its name is counted
@@ -343,7 +352,7 @@ class ControlLoop:
 
     def _begin_generation(self) -> None:
         self._buffer.flush(self._buffer.generation + 1)
-        self._terminate_run = 0
+        self._terminate_run, self._done_at_ns = 0, None
 
     def _go(self, event: Event, code: StatusCode) -> None:
         self.state = next_state(self.state, event)
@@ -372,14 +381,24 @@ class ControlLoop:
             raise DecodeError(f"chunk's waypoints leave the limits of joints {sorted(outside)}")
 
     def _is_unsure(self, chunk: ActionChunk, now_ns: int) -> bool:
-        step = min(chunk.steps_elapsed(now_ns), chunk.horizon - 1)
-        return bool(chunk.confidence_HD[step].min() < self._config.min_confidence)
+        return bool(chunk.confidence_HD[chunk.next_free_step(now_ns)].min() < self._config.min_confidence)
 
     def _note_termination(self, chunk: ActionChunk, now_ns: int) -> None:
-        """Ends the task when enough chunks in a row say at their next step that it is done."""
-        says_done = bool(chunk.terminate_H[min(chunk.steps_elapsed(now_ns), chunk.horizon - 1)])
-        self._terminate_run = self._terminate_run + 1 if says_done else 0
-        if self._terminate_run >= self._config.terminate_chunks:
+        """The task ends when enough chunks in a row say that it is done at their next free step, and that step is due.
+
+        A chunk looks ahead: what it says about a step to come must not stop the motion that leads there. Later chunks that say the same
+        of their own next steps do not put the end off.
+        """
+        step = chunk.next_free_step(now_ns)
+        self._terminate_run = self._terminate_run + 1 if chunk.terminate_H[step] else 0
+        if self._terminate_run < self._config.terminate_chunks:
+            self._done_at_ns = None
+        elif self._done_at_ns is None:
+            self._done_at_ns = chunk.due_ns(step)
+
+    def _finish(self) -> None:
+        """Ends the task when its last step has been reached."""
+        if self.wants_inference and self._done_at_ns is not None and self._clock.time_ns >= self._done_at_ns:
             self.task_done = True
             self._begin_generation()
             self._go(Event.CLEAR, StatusCode.TASK_DONE)

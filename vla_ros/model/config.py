@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from vla_ros.core.action import ActionSpec
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.observation import CameraSpec
 from vla_ros.core.tabletop import ACTION_SPEC, CAMERAS, PROPRIO_NAMES, TEXT_TOKENS
 
 STEMS = ("conv", "patch")
 PACKINGS = ("step", "token")
+MOVED_STATE = (("x", "tool_x"), ("y", "tool_y"), ("z", "tool_z"), ("yaw", "tool_yaw"), ("gripper", "gripper_joint"))
 ACTIVATIONS = ("relu", "relu2", "gelu")
 STRIDE = 16  # pixels of a camera image that one vision token covers, both ways
 
@@ -36,6 +38,8 @@ class PolicyConfig:
     embeddings are bound to their dimension and summed, and one projection per dimension reads them), which makes
     the label stream about 2.4 times shorter. The graph's inputs and outputs are the same.
     `seen_tokens` are the vocabulary ids of the words for colours, then kinds, that the vision tokens are taught to say.
+    `moved_state` pairs an action dimension with the entry of proprioception that it moves: after committed steps the policy
+    goes on from the state in which these end.
     `vision_depth` counts the blocks that still change the vision tokens; later blocks only read them.
     """
 
@@ -47,9 +51,8 @@ class PolicyConfig:
     cameras: tuple[CameraSpec, ...] = CAMERAS
     proprio_dim: int = len(PROPRIO_NAMES)
     wave_count: int = 4
-    horizon: int = ACTION_SPEC.horizon
-    action_dims: int = ACTION_SPEC.num_dims
-    num_bins: int = ACTION_SPEC.num_bins
+    action: ActionSpec = ACTION_SPEC
+    moved_state: tuple[tuple[str, str], ...] = MOVED_STATE
     plan_phases: int = 8
     width: int = 192
     depth: int = 6
@@ -76,6 +79,9 @@ class PolicyConfig:
             )
         if not self.seen_tokens or not all(0 <= token < self.first_action_token for token in self.seen_tokens):
             raise ConfigError(f"model.seen_tokens must be text ids below {self.first_action_token}, got {self.seen_tokens}")
+        for dim, entry in self.moved_state:
+            if dim not in self.action.names or entry not in PROPRIO_NAMES:
+                raise ConfigError(f"model.moved_state: {dim} must be one of {list(self.action.names)}, {entry} of {list(PROPRIO_NAMES)}")
         if not self.cameras:
             raise ConfigError("the policy needs at least one camera: set model.cameras")
         for camera in self.cameras:
@@ -83,6 +89,21 @@ class PolicyConfig:
                 raise ConfigError(
                     f"camera {camera.name} is {camera.width}x{camera.height}: use multiples of {STRIDE} pixels"
                 )
+
+    @property
+    def horizon(self) -> int:
+        """H: steps of a chunk."""
+        return self.action.horizon
+
+    @property
+    def action_dims(self) -> int:
+        """D: dimensions of a step."""
+        return self.action.num_dims
+
+    @property
+    def num_bins(self) -> int:
+        """A: bins of a dimension."""
+        return self.action.num_bins
 
     @property
     def num_action_tokens(self) -> int:
@@ -101,7 +122,7 @@ class PolicyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and checkpoints."""
-        return asdict(self)
+        return {**asdict(self), "action": self.action.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PolicyConfig:
@@ -113,6 +134,10 @@ class PolicyConfig:
         values = dict(values)
         if "cameras" in values:
             values["cameras"] = tuple(CameraSpec.from_dict(camera) for camera in values["cameras"])
+        if "action" in values:
+            values["action"] = ActionSpec.from_dict(values["action"], "model.action")
+        if "moved_state" in values:
+            values["moved_state"] = tuple((dim, entry) for dim, entry in values["moved_state"])
         for key in ("stem_channels", "seen_tokens"):
             if key in values:
                 values[key] = tuple(values[key])

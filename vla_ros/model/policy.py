@@ -3,8 +3,9 @@
 
 Sequence: [front vision, wrist vision, text, state, plan, action]. Vision attends vision; text attends vision and text;
 state attends these and itself; plan and action attend everything, and each other in both directions, so that the whole
-chunk is decoded in one pass (OpenVLA-OFT, arXiv 2502.19645). Leading action tokens may be committed (`prefix`): their
-embedding stands in the place of the mask embedding and the rest of the chunk continues them.
+chunk is decoded in one pass (OpenVLA-OFT, arXiv 2502.19645). Leading action tokens may be committed (`prefix`, real-time
+chunking, arXiv 2506.07339): their embedding stands in the place of the mask embedding, and the rest of the chunk continues
+from the state in which they end (`Anchor`).
 
 Axes: B frames, K labels of one frame, N = B*K (label n belongs to frame n // K), T text tokens, Q = H*D action tokens
 (step-major: h*D + d), P positions of action tokens, D action dimensions, A bins, V vision tokens, L label tokens,
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vla_ros.core.tabletop import PROPRIO_NAMES
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
 from vla_ros.model.transformer import Block
 from vla_ros.model.vision import VisionEncoder
@@ -66,6 +68,51 @@ class Waves(nn.Module):
         """[N, S] to [N, S * (1 + 2 * count)]."""
         phase_NX = (x_NS[..., None] * self.frequency_F).flatten(1)
         return torch.cat([x_NS, phase_NX.sin(), phase_NX.cos()], dim=1)
+
+
+class Anchor(nn.Module):
+    """Where the committed steps of a chunk end: the state from which the free ones go on.
+
+    Free steps are told relative to it and moved by whole bins afterwards, so that a policy that starts from rest and one that
+    goes on in flight are the same function of a state.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        spec = config.action
+        relative_D = torch.tensor([dim.relative for dim in spec.dims])
+        width_D = torch.tensor((spec.high_D - spec.low_D) / spec.num_bins, dtype=torch.float32)
+        pairs = [(spec.index(dim), PROPRIO_NAMES.index(entry)) for dim, entry in config.moved_state]
+        self._dims, self._entries = [d for d, _ in pairs], [e for _, e in pairs]
+        self.register_buffer("low_D", torch.tensor(spec.low_D, dtype=torch.float32), persistent=False)
+        self.register_buffer("width_D", width_D, persistent=False)
+        self.register_buffer("relative_D", relative_D.float(), persistent=False)
+        self.count_HE = nn.Parameter(torch.zeros(spec.horizon + 1, config.width))
+
+    def forward(self, prefix_NQ: Tensor, proprio_NS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The state [N, S] after the committed steps, the bins [N, D] by which free steps are moved, how many are committed [N]."""
+        prefix_NHD = prefix_NQ.unflatten(1, (-1, self.low_D.shape[0]))
+        count_N = (prefix_NHD[:, :, 0] >= 0).sum(1)
+        last_N11 = (count_N - 1).clamp_min(0)[:, None, None]
+        bin_ND = prefix_NHD.gather(1, last_N11.expand(-1, 1, prefix_NHD.shape[2]))[:, 0] - self.config.first_action_token
+        moves_N1 = (count_N > 0)[:, None]
+        value_ND = self.low_D + (bin_ND + 0.5) * self.width_D
+        value_NM = value_ND[:, self._dims]
+        state_NM = proprio_NS[:, self._entries]
+        ahead_NM = value_NM + self.relative_D[self._dims] * state_NM
+        moved_NS = proprio_NS.index_copy(1, torch.tensor(self._entries, device=proprio_NS.device), torch.where(moves_N1, ahead_NM, state_NM))
+        shift_ND = torch.where(moves_N1, bin_ND - self.config.num_bins // 2, 0) * self.relative_D.long()
+        return moved_NS, shift_ND, count_N
+
+    def move(self, action_NQA: Tensor, shift_ND: Tensor) -> Tensor:
+        """Logits over bins relative to the anchor as logits over bins of the action: bin b comes from bin b - shift."""
+        bins = action_NQA.shape[-1]
+        shift_NQ1 = shift_ND[:, None].expand(-1, self.config.horizon, -1).flatten(1)[..., None]
+        from_NQA = torch.arange(bins, device=shift_ND.device) - shift_NQ1
+        known_NQA = (from_NQA >= 0) & (from_NQA < bins)
+        moved_NQA = action_NQA.gather(-1, from_NQA.clamp(0, bins - 1))
+        return torch.where(known_NQA, moved_NQA, -CERTAIN)
 
 
 class StateEncoder(nn.Module):
@@ -149,6 +196,7 @@ class Policy(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, width)
         self.vision = VisionEncoder(config)
         self.state = StateEncoder(config)
+        self.anchor = Anchor(config)
         self.text_position_TE = _table(config.text_tokens, width)
         self.state_position_E = _table(width)
         self.plan_position_E = _table(width)
@@ -189,7 +237,12 @@ class Policy(nn.Module):
             told_N2: places that the plan token is told instead of its own (teacher forcing), NaN where it is left alone.
         """
         vision_BVE = self.vision(images)
-        label_NLE = self._embed_label(text_NT, self.state(proprio_BS, withheld_B), prefix_NQ)
+        labels = text_NT.shape[0] // proprio_BS.shape[0]
+        proprio_NS = proprio_BS.repeat_interleave(labels, dim=0)
+        withheld_N = None if withheld_B is None else withheld_B.repeat_interleave(labels, dim=0)
+        moved_NS, shift_ND, count_N = self.anchor(prefix_NQ, proprio_NS)
+        state_NE = self.state(moved_NS, withheld_N) + self.anchor.count_HE[count_N]
+        label_NLE = self._embed_label(text_NT, state_NE, prefix_NQ)
         mask_N1LL = self.label_mask(text_NT)
         for index, block in enumerate(self.blocks):
             vision_BVE, key, value = block.vision(vision_BVE, update=index < self.config.vision_depth)
@@ -206,7 +259,7 @@ class Policy(nn.Module):
         seen = self._say(front_BVE, spoken_BVE)
         asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
         return PolicyOutput(
-            action_NQA=self.bin_logits(asked_NQE),
+            action_NQA=self.anchor.move(self.bin_logits(asked_NQE), shift_ND),
             phase_NC=self.read_phase(plan_NE),
             point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
             pointed_N2=pointed_N2,
@@ -245,10 +298,9 @@ class Policy(nn.Module):
         plan_N1E = label_NLE[:, text + 1 : text + 2] + told_NE[:, None]
         return torch.cat([label_NLE[:, : text + 1], plan_N1E, label_NLE[:, text + 2 :]], dim=1), pointed_N2
 
-    def _embed_label(self, text_NT: Tensor, state_BE: Tensor, prefix_NQ: Tensor) -> Tensor:
+    def _embed_label(self, text_NT: Tensor, state_NE: Tensor, prefix_NQ: Tensor) -> Tensor:
         text_NTE = self.tokens(text_NT) + self.text_position_TE[: text_NT.shape[1]]
-        labels = text_NT.shape[0] // state_BE.shape[0]
-        state_N1E = (state_BE + self.state_position_E).repeat_interleave(labels, dim=0)[:, None]
+        state_N1E = (state_NE + self.state_position_E)[:, None]
         plan_N1E = self.plan_position_E.expand_as(state_N1E)
         return torch.cat([text_NTE, state_N1E, plan_N1E, self._embed_action(prefix_NQ)], dim=1)
 

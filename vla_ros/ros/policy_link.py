@@ -104,6 +104,7 @@ class SharedMemoryLink:
                 joint_positions=joints.positions_J,
                 joint_stamp_ns=joints.stamp_ns,
                 now_ns=now_ns,
+                reference=loop.reference if wanted else None,
             )
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.errors import InputError
 from vla_ros.core.safety import StatusCode
 from vla_ros.runtime.exchange import Slot
@@ -38,6 +38,7 @@ class Snapshot:
         now_ns: ROS clock when it was written.
         history_stamps_N: int64 [N], stamps of the last joint states, increasing; filled by the exchange.
         history_NJ: float64 [N, J], their positions.
+        reference: the motion that goes on until the answer arrives; None: unknown.
     """
 
     generation: int
@@ -48,6 +49,7 @@ class Snapshot:
     now_ns: int
     history_stamps_N: np.ndarray | None = None
     history_NJ: np.ndarray | None = None
+    reference: Reference | None = None
 
     def joints_at(self, stamp_ns: int) -> tuple[int, np.ndarray]:
         """Joint positions [J] when a picture was taken, linear between the neighbours; the nearest outside the history.
@@ -95,8 +97,9 @@ class WorkerReport:
     inference_ns: int = 0
 
 
-def snapshot_dtype(num_joints: int) -> np.dtype:
+def snapshot_dtype(horizon: int, num_joints: int) -> np.dtype:
     """Layout of a ``Snapshot``."""
+    knots = horizon + 1
     return np.dtype(
         [
             ("generation", "<i8"),
@@ -109,6 +112,10 @@ def snapshot_dtype(num_joints: int) -> np.dtype:
             ("history_count", "<u4"),
             ("history_stamps_N", "<i8", (MAX_HISTORY,)),
             ("history_NJ", "<f8", (MAX_HISTORY, num_joints)),
+            ("knot_count", "<u4"),
+            ("knots_ns_K", "<i8", (knots,)),
+            ("knot_positions_KJ", "<f8", (knots, num_joints)),
+            ("knot_velocities_KJ", "<f8", (knots, num_joints)),
         ]
     )
 
@@ -121,6 +128,7 @@ def chunk_dtype(horizon: int, num_dims: int, num_joints: int) -> np.dtype:
             ("generation", "<i8"),
             ("dt_ns", "<i8"),
             ("inference_ns", "<i8"),
+            ("committed", "<i4"),
             ("actions_HD", "<f8", (horizon, num_dims)),
             ("tokens_HD", "<i4", (horizon, num_dims)),
             ("confidence_HD", "<f4", (horizon, num_dims)),
@@ -167,7 +175,7 @@ class Exchange:
     def __init__(self, name: str, *, horizon: int, num_dims: int, num_joints: int, create: bool) -> None:
         self._slots: list[Slot] = []
         dtypes = {
-            "snapshot": snapshot_dtype(num_joints),
+            "snapshot": snapshot_dtype(horizon, num_joints),
             "chunk": chunk_dtype(horizon, num_dims, num_joints),
             "report": report_dtype(),
         }
@@ -187,6 +195,7 @@ class Exchange:
         for name in ("generation", "wants_inference", "joint_positions", "joint_stamp_ns", "now_ns"):
             record[name] = getattr(snapshot, name)
         _remember(record, snapshot)
+        _put_reference(record, snapshot.reference)
         self._snapshot.write(record)
 
     def read_snapshot(self) -> Snapshot | None:
@@ -203,6 +212,7 @@ class Exchange:
             now_ns=int(record["now_ns"]),
             history_stamps_N=record["history_stamps_N"][: int(record["history_count"])].copy(),
             history_NJ=record["history_NJ"][: int(record["history_count"])].copy(),
+            reference=_get_reference(record),
         )
 
     def write_chunk(self, chunk: ActionChunk) -> None:
@@ -224,6 +234,7 @@ class Exchange:
             generation=int(record["generation"]),
             dt_ns=int(record["dt_ns"]),
             inference_ns=int(record["inference_ns"]),
+            committed=int(record["committed"]),
             actions_HD=record["actions_HD"].copy(),
             tokens_HD=record["tokens_HD"].copy(),
             confidence_HD=record["confidence_HD"].copy(),
@@ -282,6 +293,26 @@ def _remember(record: np.ndarray, snapshot: Snapshot) -> None:
         count -= 1
     stamps_N[count], history_NJ[count] = snapshot.joint_stamp_ns, snapshot.joint_positions
     record["history_count"] = count + 1
+
+
+def _put_reference(record: np.ndarray, reference: Reference | None) -> None:
+    count = 0 if reference is None else len(reference.knots_ns)
+    record["knot_count"] = count
+    if count:
+        record["knots_ns_K"][:count] = reference.knots_ns
+        record["knot_positions_KJ"][:count] = reference.positions_KJ
+        record["knot_velocities_KJ"][:count] = reference.velocities_KJ
+
+
+def _get_reference(record: np.ndarray) -> Reference | None:
+    count = int(record["knot_count"])
+    if not count:
+        return None
+    return Reference(
+        knots_ns=tuple(record["knots_ns_K"][:count].tolist()),
+        positions_KJ=record["knot_positions_KJ"][:count].copy(),
+        velocities_KJ=record["knot_velocities_KJ"][:count].copy(),
+    )
 
 
 def _put_text(record: np.ndarray, name: str, text: str, *, cut: bool) -> None:

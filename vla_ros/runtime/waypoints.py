@@ -31,6 +31,7 @@ class WaypointMaker:
         self._robot = robot
         self._kinematics = kinematics
         self._limits = robot.limits
+        self._num_dims = spec.num_dims
         self._axes: list[tuple[int, int, bool]] = []  # dimension, axis of the tool's position, relative
         self._joints: list[tuple[int, int, bool]] = []  # dimension, joint, relative
         self._yaw: tuple[int, bool] | None = None
@@ -92,6 +93,29 @@ class WaypointMaker:
         if not reached:
             raise DecodeError(f"no step of the chunk can be reached from the tool position {np.round(xyz, 3).tolist()} m")
         return np.clip(waypoints_HJ, self._limits.position_min, self._limits.position_max)
+
+    def actions(self, joint_positions_PJ: np.ndarray, measured_J: np.ndarray) -> np.ndarray:
+        """The inverse of ``make``: the actions whose waypoints are these joint positions, float64 [P, D]; ``terminate`` is 0.
+
+        Args:
+            joint_positions_PJ: absolute, rad or m.
+            measured_J: joint positions at the observation.
+        """
+        actions_PD = np.zeros((len(joint_positions_PJ), self._num_dims))
+        xyz, _ = self._kinematics.fk(measured_J)
+        yaw = self._kinematics.tool_yaw(measured_J)
+        for action_D, joints_J in zip(actions_PD, joint_positions_PJ):
+            if self._moves_tool:
+                target, _ = self._kinematics.fk(joints_J)
+                for index, axis, relative in self._axes:
+                    action_D[index] = target[axis] - (xyz[axis] if relative else 0.0)
+            if self._yaw is not None:
+                index, relative = self._yaw
+                turn = self._kinematics.tool_yaw(joints_J) - (yaw if relative else 0.0)
+                action_D[index] = (turn + np.pi) % (2.0 * np.pi) - np.pi
+            for index, joint, relative in self._joints:
+                action_D[index] = joints_J[joint] - (measured_J[joint] if relative else 0.0)
+        return actions_PD
 
     def _target_xyz(self, action_D: np.ndarray, xyz: np.ndarray) -> np.ndarray:
         target = np.array(xyz, dtype=np.float64)

@@ -13,11 +13,14 @@ from typing import Protocol
 
 import numpy as np
 
-from vla_ros.core.chunk import ActionChunk
+from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.errors import ConfigError, DecodeError, InferenceError, InputError, InstructionTooLong
 from vla_ros.core.observation import CameraSpec, Observation
 from vla_ros.core.safety import StatusCode
 from vla_ros.runtime.messages import Snapshot, WorkerReport
+
+
+_MEMORY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,10 @@ class ImageSource(Protocol):
 class PolicyLike(Protocol):
     """``runtime.policy.Policy`` or a stand-in."""
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
+        """The leading steps of the next chunk that repeat the motion that goes on."""
+
+    def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
         """Raises InputError, DecodeError or InferenceError."""
 
 
@@ -77,6 +83,7 @@ class WorkerSettings:
         min_period_ns: shortest time between the starts of two inferences, monotonic clock.
         max_failures: failures of the back end in a row before the worker gives up and has to be replaced.
         poll_s: sleep between two looks while there is nothing to do.
+        handover_ns: from an answer written until the control loop acts on it, one control period and a bit.
     """
 
     max_image_age_ns: int = 300_000_000
@@ -86,6 +93,7 @@ class WorkerSettings:
     min_period_ns: int = 0
     max_failures: int = 3
     poll_s: float = 0.002
+    handover_ns: int = 25_000_000
 
     def __post_init__(self) -> None:
         if self.max_failures < 1 or not 0.0 < self.poll_s < 0.1:
@@ -125,6 +133,7 @@ class WorkerLoop:
         self._refused: int | None = None  # generation whose instruction cannot be read
         self._started_ns: int | None = None
         self._failures = 0
+        self._inference_ns = 0  # a slow one is remembered for some answers, so that the next slow one is not underestimated
         self.report = WorkerReport(heartbeat_ns=monotonic_ns(), is_ready=True)
 
     def run(self, should_stop: Callable[[], bool]) -> None:
@@ -210,7 +219,7 @@ class WorkerLoop:
         self._started_ns = self._monotonic_ns()
         self._answered = (generation, observation.stamp_ns)
         try:
-            chunk = self._policy.infer(observation)
+            chunk = self._policy.infer(observation, self._prefix(observation))
         except InstructionTooLong as error:
             self._refused = generation
             self._tell(code=StatusCode.INSTRUCTION_TOO_LONG, detail=str(error), generation=generation)
@@ -227,7 +236,15 @@ class WorkerLoop:
         else:
             self._failures = 0
             self._exchange.write_chunk(chunk)
+            self._inference_ns = max(chunk.inference_ns, round(_MEMORY * self._inference_ns))
             self._tell(inferences=self.report.inferences + 1, inference_ns=chunk.inference_ns)
+
+    def _prefix(self, observation: Observation) -> np.ndarray | None:
+        """What the robot will do anyway until the answer arrives."""
+        reference = self._snapshot.reference
+        if reference is None:
+            return None
+        return self._policy.commit(observation, reference, self._source.now_ns() + self._inference_ns + self._settings.handover_ns)
 
     def _fail(self, error: InferenceError, generation: int) -> None:
         self._failures += 1

@@ -2,8 +2,8 @@
 """Records the expert's demonstrations: ``vla collect``.
 
 Every 0.2 s of an episode gives one frame: both pictures, proprioception, and K labels. A label is an instruction with the chunk that the
-expert would do for it from just that state; the first is the one being carried out, the others are what else could be asked. The same
-picture with different words and different actions is what makes a policy listen. Pushes and slips are injected, so that recoveries are
+expert would do for it from just that state and from the first steps on that are committed already; the first is the one being carried
+out, the others are what else could be asked. The same picture with different words and different actions is what makes a policy listen. Pushes and slips are injected, so that recoveries are
 in the data.
 """
 
@@ -26,12 +26,14 @@ from vla_ros.core import tabletop
 from vla_ros.core.image import prepare_image
 from vla_ros.robot.kinematics import Kinematics, KinematicsError
 from vla_ros.sim import expert
+from vla_ros.sim.commitments import draw_committed
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
+from vla_ros.sim.foresight import continued_chunk
 from vla_ros.sim.scene import COLOURS, KINDS
 from vla_ros.sim.tasks import FAMILIES, SPLITS, ObjectRef, Task, all_tasks, draw_evenly, is_held_out, phrasings
 from vla_ros.sim.world import WorldState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FIRST_TRAINING_SEED = 10_000_000  # evaluation uses small seeds
 MAX_OBJECTS = 8
 PLAN_LOW, PLAN_HIGH = (0.10, -0.35), (0.60, 0.35)  # m, base_link
@@ -96,13 +98,15 @@ class EpisodeRecorder:
     def frame(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> dict[str, Any]:
         observation = self.env.observe()
         tasks = [task, *self._other_tasks(task, world, rng, finished)]
-        plans = [expert.plan(t, world) for t in tasks]
-        spec = tabletop.ACTION_SPEC
+        spec, bounds = tabletop.ACTION_SPEC, np.stack([self.env.robot.workspace_min, self.env.robot.workspace_max])
+        committed = [draw_committed(rng, t, tasks, world, spec, bounds) for t in tasks]
+        chunks, plans = zip(*(continued_chunk(t, world, steps, spec.horizon, spec.dt_s) for t, steps in zip(tasks, committed)))
         return {
             **{c.name: prepare_image(observation.images[c.name], c.height, c.width) for c in tabletop.CAMERAS},
             "proprio": np.array([*observation.joint_positions_J, *world.tool, world.tool_yaw], dtype=np.float32),
             "texts": [str(rng.choice(phrasings(t))) for t in tasks],
-            "actions": np.stack([spec.clip(expert.chunk(p, world, spec.horizon, spec.dt_s)) for p in plans]).astype(np.float32),
+            "actions": np.stack([spec.clip(chunk) for chunk in chunks]).astype(np.float32),
+            "committed": np.array([len(steps) for steps in committed], dtype=np.int8),
             "plan": np.array([[expert.PHASES.index(p.phase), *np.clip(p.place[:2], PLAN_LOW, PLAN_HIGH)] for p in plans], dtype=np.float32),
             **self._objects(world),
         }
@@ -187,7 +191,7 @@ def write_shard(folder: Path, frames: list[dict[str, Any]], episodes: list[int],
     index = {t: i for i, t in enumerate(texts)}
     (partial / "instructions.json").write_text(json.dumps(texts, indent=0), encoding="utf-8")
     np.save(partial / "text_index.npy", np.array([[index[t] for t in f["texts"]] for f in frames], dtype=np.int32))
-    for key in ("front", "wrist", "proprio", "actions", "plan", "object_uv", "object_class"):
+    for key in ("front", "wrist", "proprio", "actions", "committed", "plan", "object_uv", "object_class"):
         np.save(partial / f"{key}.npy", np.stack([f[key] for f in frames]))
     np.save(partial / "episode.npy", np.array(episodes, dtype=np.int32))
     np.save(partial / "frame.npy", np.array(first_frame, dtype=np.int32))
@@ -233,7 +237,7 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
     report.put(None)
 
 
-def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 4, snapshots: bool = False) -> dict[str, float]:
+def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 6, snapshots: bool = False) -> dict[str, float]:
     """Records at least ``frames`` frames into ``folder`` (adding to what is there) and returns counts.
 
     Returns:
@@ -275,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=20_000, help="frames to record (5 a second of simulated time)")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
-    parser.add_argument("--labels", type=int, default=4, help="instructions per frame")
+    parser.add_argument("--labels", type=int, default=6, help="instructions per frame")
     parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     options = parser.parse_args(argv)

@@ -19,7 +19,8 @@ from vla_ros.sim.world import WorldState, direction_sign, half_height, rests_on
 PHASES = ("approach", "descend", "grasp", "lift", "carry", "lower", "release", "retreat", "push", "done")
 
 OPEN_M, CLOSED_M = 0.042, 0.0
-_TRAVEL_SPEED, _FINE_SPEED, _PUSH_SPEED, _YAW_SPEED = 0.28, 0.16, 0.14, 1.6  # m/s, m/s, m/s, rad/s
+_TRAVEL_SPEED, _FINE_SPEED, _TOUCH_SPEED, _PUSH_SPEED, _YAW_SPEED = 0.28, 0.16, 0.08, 0.14, 1.6  # m/s, m/s, m/s, m/s, rad/s
+_TOUCH_M = 0.02  # the last bit of a way down, at touch speed
 _TRAVEL_Z = 0.13  # m: fingers pass over everything that stands on the table
 _LOW_Z = 0.085  # below this the fingers may hit a block on the way
 _CARRY_Z = 0.17
@@ -33,7 +34,7 @@ _RELEASED_M = 0.026
 _PUSH_Z = 0.022
 _PUSH_END_M, _PUSH_DONE_M = 0.040, 0.028  # beyond the line: what counts is passed by more than a picture can show
 PUSH_STANDOFF_M = 0.045
-_FINGER_HALF_Y_M = 0.012
+FINGER_HALF_Y_M = 0.012
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def _carry(task: Task, world: WorldState) -> Plan:
     offset = world.objects[task.obj].position - world.tool  # how the block lies in the hand
     release = _release_point(task, world, offset)
     over = np.array([*release[:2], _CARRY_Z])
-    lower = [Waypoint(position=release, yaw=0.0, gripper=CLOSED_M, speed=_FINE_SPEED), Waypoint(position=release, yaw=0.0, gripper=OPEN_M, dwell_s=_RELEASE_S)]
+    lower = [*_down(world, release, 0.0, CLOSED_M), Waypoint(position=release, yaw=0.0, gripper=OPEN_M, dwell_s=_RELEASE_S)]
     lower.append(Waypoint(position=over, yaw=0.0, gripper=OPEN_M, speed=_FINE_SPEED))
     distance = float(np.hypot(*(world.tool - release)[:2]))
     if distance < 0.012:
@@ -189,22 +190,22 @@ def _push(task: Task, world: WorldState) -> Plan:
     obj = world.objects[task.obj].position
     sign = direction_sign(task.direction)
     along = sign * (obj[1] - world.tool[1])  # how far the tool is behind the block
-    half = _push_half(task.obj)
+    half = push_half(task.obj)
     end_y = sign * (SIDE_LINE_Y_M + _PUSH_END_M)
     if sign * obj[1] > SIDE_LINE_Y_M + _PUSH_DONE_M:
         return _after_push(obj, sign, world)
-    tool_at_end = np.array([obj[0], end_y - sign * (half + _FINGER_HALF_Y_M), _PUSH_Z])
+    tool_at_end = np.array([obj[0], end_y - sign * (half + FINGER_HALF_Y_M), _PUSH_Z])
     sweep = [Waypoint(position=tool_at_end, yaw=0.0, gripper=CLOSED_M, speed=_PUSH_SPEED)]
     behind_and_low = along > half and world.tool[2] < 0.035 and abs(world.tool[0] - obj[0]) < 0.012 and world.gripper < 0.012
     if behind_and_low:
         return Plan(phase="push", place=obj[:2], waypoints=sweep)
     start = np.array([obj[0], obj[1] - sign * (half + PUSH_STANDOFF_M), _PUSH_Z])
     over = np.array([*start[:2], 0.10])
-    down = Waypoint(position=start, yaw=0.0, gripper=CLOSED_M, speed=_FINE_SPEED)
+    down = _down(world, start, 0.0, CLOSED_M)
     if np.hypot(*(world.tool - start)[:2]) < _ALIGNED_M and world.gripper < 0.03:
-        return Plan(phase="descend", place=obj[:2], waypoints=[down, *sweep])
+        return Plan(phase="descend", place=obj[:2], waypoints=[*down, *sweep])
     path = _over(world, over, 0.0, CLOSED_M)
-    return Plan(phase="approach", place=obj[:2], waypoints=[*path, Waypoint(position=over, yaw=0.0, gripper=CLOSED_M), down, *sweep])
+    return Plan(phase="approach", place=obj[:2], waypoints=[*path, Waypoint(position=over, yaw=0.0, gripper=CLOSED_M), *down, *sweep])
 
 
 def _after_push(obj: np.ndarray, sign: float, world: WorldState) -> Plan:
@@ -218,7 +219,8 @@ def _after_push(obj: np.ndarray, sign: float, world: WorldState) -> Plan:
     return Plan(phase="retreat", place=obj[:2], waypoints=rise)
 
 
-def _push_half(ref: ObjectRef) -> float:
+def push_half(ref: ObjectRef) -> float:
+    """From a block's centre to the side that is pushed, m."""
     half = BLOCK_HALF_SIZE[ref.kind]
     return half[0] if ref.kind != "brick" else 0.026
 
@@ -232,17 +234,17 @@ def _grasp(ref: ObjectRef, world: WorldState) -> Plan:
     yaw = grasp_yaw(ref, obj.yaw, world.tool_yaw)
     pose = np.array([*obj.position[:2], max(obj.position[2], _MIN_TOOL_Z)])
     close = Waypoint(position=pose, yaw=yaw, gripper=CLOSED_M, dwell_s=_GRASP_S)
-    down = Waypoint(position=pose, yaw=yaw, gripper=OPEN_M, speed=_FINE_SPEED)
+    down = _down(world, pose, yaw, OPEN_M)
     distance = float(np.hypot(*(world.tool - pose)[:2]))
     height = world.tool[2] - pose[2]
     closing_on_it = distance < 0.015 and height < 0.012
     if closing_on_it and (height < _AT_M or world.gripper < _OPENED_M):
         return Plan(phase="grasp", place=pose[:2], waypoints=[close])
     if distance < _ALIGNED_M + 0.06 * max(height, 0.0) and (world.gripper > _OPENED_M or height > 0.05):
-        return Plan(phase="descend", place=pose[:2], waypoints=[down, close])
+        return Plan(phase="descend", place=pose[:2], waypoints=[*down, close])
     over = np.array([*pose[:2], max(pose[2] + 0.07, 0.10)])
     path = _over(world, over, yaw, OPEN_M)
-    return Plan(phase="approach", place=pose[:2], waypoints=[*path, Waypoint(position=over, yaw=yaw, gripper=OPEN_M), down, close])
+    return Plan(phase="approach", place=pose[:2], waypoints=[*path, Waypoint(position=over, yaw=yaw, gripper=OPEN_M), *down, close])
 
 
 def grasp_yaw(ref: ObjectRef, block_yaw: float, tool_yaw: float) -> float:
@@ -262,6 +264,15 @@ def _over(world: WorldState, goal: np.ndarray, yaw: float, grip: float) -> list[
     if distance > 0.05:
         path.append(Waypoint(position=np.array([*goal[:2], max(_TRAVEL_Z, goal[2])]), yaw=yaw, gripper=grip))
     return path
+
+
+def _down(world: WorldState, goal: np.ndarray, yaw: float, grip: float) -> list[Waypoint]:
+    """The way down to ``goal``, slow at its end."""
+    near = goal + np.array([0.0, 0.0, _TOUCH_M])
+    slow = Waypoint(position=goal, yaw=yaw, gripper=grip, speed=_TOUCH_SPEED)
+    if world.tool[2] < near[2] and np.hypot(*(world.tool - goal)[:2]) < 0.03:
+        return [slow]
+    return [Waypoint(position=near, yaw=yaw, gripper=grip, speed=_FINE_SPEED), slow]
 
 
 def _end(position: np.ndarray, yaw: float, grip: float) -> Waypoint:

@@ -24,9 +24,6 @@ class DataConfig:
         brightness: half range of the offset added to a picture's pixels, in parts of full scale.
         contrast: half range of the factor around mid-grey.
         tint: half range of each colour channel's own factor.
-        prefix_probability: chance that a label's first one or two steps are given (committed) to the policy.
-        prefix_jitter_bins: half range of noise on committed translations and rotations, since the steps that a robot
-            executes are never the expert's exactly.
         foreign_words: chance that a prompt has one to three text ids inserted that no instruction uses.
         proprio_dropout: chance that a frame's state is withheld, so that the policy does not ignore the pictures.
         told_probability: chance that the plan token is told the true place, so that acting is learned before pointing is (teacher forcing).
@@ -40,8 +37,6 @@ class DataConfig:
     brightness: float = 0.08
     contrast: float = 0.15
     tint: float = 0.05
-    prefix_probability: float = 0.25
-    prefix_jitter_bins: int = 1
     foreign_words: float = 0.1
     proprio_dropout: float = 0.1
     told_probability: float = 0.5
@@ -60,7 +55,7 @@ class LossConfig:
         vision: weight of the colours and kinds seen in each cell of the first camera.
         offset: weight, inside the vision part, of where in its cell an object's centre lies.
         sigma_bins: width of the Gaussian around a target, in bins (HL-Gauss, arXiv 2403.03950, advises 0.75 bins or more).
-        early_steps: leading steps of a chunk that count more, since they are executed before a new chunk arrives.
+        early_steps: first free steps of a chunk that count more, since they are executed before a new chunk arrives.
         early_weight: how much more.
     """
 

@@ -171,8 +171,6 @@ class BatchMaker:
         self._tokenizer = tokenizer
         self._texts: dict[Path, np.ndarray] = {}
         self._codec = ActionTokenizer(dataset.meta.action, tokenizer.get_vocab_size())
-        kinds = [dim.kind for dim in dataset.meta.action.dims]
-        self._jittered_D = np.isin(kinds, ("translation", "rotation"))
         known = np.unique(np.concatenate([self._text_ids(shard).ravel() for shard in dataset.shards]))
         self._foreign_X = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), known)
 
@@ -194,16 +192,15 @@ class BatchMaker:
     def _make(self, drawn: list[tuple[Shard, np.ndarray]], labels: int, rng: np.random.Generator, augment: bool) -> Batch:
         frames = sum(len(rows) for _, rows in drawn)
         picked = [_pick_labels(rng, len(rows), shard.arrays["actions"].shape[1], labels) for shard, rows in drawn]
-        text_NT, actions_NHD, plan_N3 = self._labels(drawn, picked)
+        text_NT, actions_NHD, committed_N, plan_N3 = self._labels(drawn, picked)
         pictures = {camera.name: np.concatenate([shard.arrays[camera.name][rows] for shard, rows in drawn]) for camera in CAMERAS}
-        committed_NH = np.zeros(actions_NHD.shape[:2], dtype=bool)
+        committed_NH = np.arange(actions_NHD.shape[1]) < committed_N[:, None]
         withheld_B = np.zeros(frames, dtype=bool)
         if augment:
             jitter_pictures(pictures, rng, self.config)
             text_NT = insert_foreign_words(text_NT, self._foreign_X, rng, self.config.foreign_words, PAD_ID)
-            committed_NH = _draw_committed(rng, *committed_NH.shape, self.config.prefix_probability)
             withheld_B = rng.random(frames) < self.config.proprio_dropout
-        prefix_NQ = self._prefix(rng, actions_NHD, committed_NH)
+        prefix_NQ = self._prefix(actions_NHD, committed_NH)
         meta = self.dataset.meta
         low, high = np.array(meta.point_low), np.array(meta.point_high)
         seen = object_targets(
@@ -226,14 +223,16 @@ class BatchMaker:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return Batch(images={name: torch.from_numpy(picture) for name, picture in pictures.items()}, **tensors)
 
-    def _labels(self, drawn: list[tuple[Shard, np.ndarray]], picked: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        texts, actions, plans = [], [], []
+    def _labels(self, drawn: list[tuple[Shard, np.ndarray]], picked: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Text ids [N, T], actions [N, H, D], numbers of committed steps [N] and plans [N, 3]."""
+        texts, actions, committed, plans = [], [], [], []
         for (shard, rows), pick in zip(drawn, picked):
             at = (rows[:, None], pick)
             texts.append(self._text_ids(shard)[shard.arrays["text_index"][at].ravel()])
             actions.append(shard.arrays["actions"][at].reshape(-1, *self.dataset.meta.action.shape))
+            committed.append(shard.arrays["committed"][at].ravel())
             plans.append(shard.arrays["plan"][at].reshape(-1, 3))
-        return np.concatenate(texts), np.concatenate(actions), np.concatenate(plans)
+        return tuple(np.concatenate(part) for part in (texts, actions, committed, plans))
 
     def _text_ids(self, shard: Shard) -> np.ndarray:
         if shard.path not in self._texts:
@@ -243,17 +242,12 @@ class BatchMaker:
                 raise DataError(f"{shard.path / 'instructions.json'}: {error}") from error
         return self._texts[shard.path]
 
-    def _prefix(self, rng: np.random.Generator, actions_NHD: np.ndarray, committed_NH: np.ndarray) -> np.ndarray:
+    def _prefix(self, actions_NHD: np.ndarray, committed_NH: np.ndarray) -> np.ndarray:
         """Vocabulary ids of committed steps, -1 elsewhere, int64 [N, Q]."""
-        labels = len(actions_NHD)
         prefix_NHD = np.full(actions_NHD.shape, -1, dtype=np.int64)
-        at = np.nonzero(committed_NH)
-        if at[0].size:
-            bins_XD = self._codec.actions_to_bins(actions_NHD[at], clip=True)
-            reach = self.config.prefix_jitter_bins
-            noise_XD = rng.integers(-reach, reach + 1, size=bins_XD.shape) * self._jittered_D
-            prefix_NHD[at] = self._codec.bins_to_ids(np.clip(bins_XD + noise_XD, 0, self._codec.spec.num_bins - 1))
-        return prefix_NHD.reshape(labels, -1)
+        if committed_NH.any():
+            prefix_NHD[committed_NH] = self._codec.bins_to_ids(self._codec.actions_to_bins(actions_NHD[committed_NH], clip=True))
+        return prefix_NHD.reshape(len(actions_NHD), -1)
 
 
 def object_targets(uv_BM2: np.ndarray, class_BM2: np.ndarray, grid: tuple[int, int], counts: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -290,9 +284,3 @@ def _pick_labels(rng: np.random.Generator, frames: int, recorded: int, wanted: i
     if wanted == recorded:
         return np.broadcast_to(np.arange(recorded), (frames, recorded))
     return np.argsort(rng.random((frames, recorded)), axis=1)[:, :wanted]
-
-
-def _draw_committed(rng: np.random.Generator, labels: int, horizon: int, probability: float) -> np.ndarray:
-    """Marks the first one or two steps of some labels, bool [labels, horizon]; never a whole chunk."""
-    count_N = (rng.random(labels) < probability) * rng.integers(1, 3, size=labels)
-    return np.arange(horizon) < np.minimum(count_N, horizon - 1)[:, None]

@@ -49,9 +49,6 @@ class PolicyLoss:
         sharp = [dim.kind in SHARP_KINDS for dim in spec.dims]
         self._sharp = [index for index, flag in enumerate(sharp) if flag]
         self._smooth = [index for index, flag in enumerate(sharp) if not flag]
-        weight_H = torch.ones(spec.horizon)
-        weight_H[: config.early_steps] = config.early_weight
-        self._weight_H = weight_H
 
     def __call__(self, output: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss, and its parts (detached) by name."""
@@ -72,8 +69,14 @@ class PolicyLoss:
         if self._sharp:
             bin_NHX = position_NHD[..., self._sharp].long().clamp_max(self.num_bins - 1)
             entropy_NH = entropy_NH - log_NHDA[:, :, self._sharp].gather(-1, bin_NHX[..., None]).sum((-1, -2))
-        weight_NH = self._weight_H * (~batch.committed_NH)
+        weight_NH = self._step_weights(batch.committed_NH)
         return (weight_NH * entropy_NH).sum() / (weight_NH.sum().clamp_min(1.0) * dims)
+
+    def _step_weights(self, committed_NH: Tensor) -> Tensor:
+        """0 for committed steps, more for the first free ones than for the rest."""
+        after_NH = torch.arange(committed_NH.shape[1]) - committed_NH.sum(1, keepdim=True)
+        early_NH = after_NH < self.config.early_steps
+        return torch.where(early_NH, self.config.early_weight, 1.0) * (~committed_NH)
 
     def plan(self, output: PolicyOutput, batch: Batch) -> Tensor:
         """Mean cross-entropy of the plan's three tokens, and how far off the pointed place is."""
@@ -95,7 +98,7 @@ class Metrics:
     """Validation figures of the argmax decoding, averaged over batches.
 
     Mean absolute errors in mm (translation, gripper) and mrad (rotation), accuracies 0..1. `terminate_recall` is the share
-    of true ends that are called; it is 1 where there are none.
+    of true ends that are called; it is 1 where there are none. Committed steps count nowhere; `first` is the first free step.
     """
 
     def __init__(self, meta: DatasetMeta) -> None:
@@ -107,20 +110,22 @@ class Metrics:
         self._counts: dict[str, float] = {}
 
     def add(self, output: PolicyOutput, batch: Batch) -> None:
-        """Takes in one batch whose steps are all free."""
+        """Takes in one batch."""
         bin_NHD = output.action_NQA.argmax(-1).view_as(batch.actions_NHD)
         decoded_NHD = self._low_D + (bin_NHD + 0.5) * self._width_D
         error_NHD = (decoded_NHD - batch.actions_NHD).abs()
+        free_NH = ~batch.committed_NH
+        first_NH = free_NH & (torch.arange(free_NH.shape[1]) == batch.committed_NH.sum(1, keepdim=True))
         for index, dim in enumerate(self._spec.dims):
             if dim.kind == "terminate":
-                self._terminate(decoded_NHD[..., index] > 0.5, batch.actions_NHD[..., index] > 0.5)
+                self._terminate(decoded_NHD[..., index][free_NH] > 0.5, batch.actions_NHD[..., index][free_NH] > 0.5)
                 continue
             unit = "mrad" if dim.unit == "rad" else "mm"
-            self._mean(f"{dim.name}_{unit}", 1e3 * error_NHD[..., index])
-            self._mean(f"{dim.name}_first_{unit}", 1e3 * error_NHD[:, 0, index])
+            self._mean(f"{dim.name}_{unit}", 1e3 * error_NHD[..., index][free_NH])
+            self._mean(f"{dim.name}_first_{unit}", 1e3 * error_NHD[..., index][first_NH])
             if dim.kind == "gripper":
                 middle = (dim.low + dim.high) / 2
-                self._mean("gripper_accuracy", (decoded_NHD[..., index] > middle) == (batch.actions_NHD[..., index] > middle))
+                self._mean("gripper_accuracy", ((decoded_NHD[..., index] > middle) == (batch.actions_NHD[..., index] > middle))[free_NH])
         self._mean("phase_accuracy", output.phase_NC.argmax(-1) == batch.phase_N)
         place_N2 = (output.point_N2A.argmax(-1) + 0.5) / output.point_N2A.shape[-1]
         self._mean("place_mm", 1e3 * ((place_N2 - batch.point_N2) * self._span_2).norm(dim=-1))

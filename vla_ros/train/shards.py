@@ -20,8 +20,8 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.core.schema import Fields
 from vla_ros.core.tabletop import CAMERAS, PROPRIO_NAMES
 
-FORMAT_VERSION = 1
-ARRAYS = ("front", "wrist", "proprio", "text_index", "actions", "plan", "object_uv", "object_class", "episode", "frame")
+FORMAT_VERSION = 2
+ARRAYS = ("front", "wrist", "proprio", "text_index", "actions", "committed", "plan", "object_uv", "object_class", "episode", "frame")
 
 
 class DataError(ConfigError):
@@ -136,6 +136,7 @@ def _expected(meta: DatasetMeta, rows: int) -> dict[str, tuple[type, tuple[int, 
         "proprio": (np.float32, (rows, len(PROPRIO_NAMES))),
         "text_index": (np.int32, (rows, labels)),
         "actions": (np.float32, (rows, labels, *meta.action.shape)),
+        "committed": (np.int8, (rows, labels)),
         "plan": (np.float32, (rows, labels, 3)),
         "object_uv": (np.float32, (rows, objects, 2)),
         "object_class": (np.int16, (rows, objects, 2)),
@@ -154,6 +155,8 @@ def _check_values(path: Path, arrays: dict[str, np.ndarray], meta: DatasetMeta, 
         refuse(name, ~np.isfinite(arrays[name]), "values must be finite")
     margin = 1e-5 * (meta.action.high_D - meta.action.low_D)  # float32 rounding of the bounds
     refuse("actions", (arrays["actions"] < meta.action.low_D - margin) | (arrays["actions"] > meta.action.high_D + margin), "actions must be within bounds")
+    committed = arrays["committed"]
+    refuse("committed", (committed < 0) | (committed >= meta.action.horizon), f"expected 0 to {meta.action.horizon - 1} committed steps")
     refuse("text_index", (arrays["text_index"] < 0) | (arrays["text_index"] >= texts), f"expected an index of the {texts} instructions")
     phase = arrays["plan"][..., 0]
     refuse("plan", (phase != np.floor(phase)) | (phase < 0) | (phase >= len(meta.phases)), f"phase must be one of {len(meta.phases)} words")

@@ -21,7 +21,7 @@ def write_dataset(folder: Path, *, shards: int = 1, episodes: int = 8, frames: i
     """Writes meta.yaml and `shards` shards of `episodes` episodes of `frames` frames; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = {
-        "format_version": 1,
+        "format_version": 2,
         "K": labels,
         "M": len(COLOURS),
         "phases": list(PHASES),
@@ -56,6 +56,7 @@ def write_shard(path: Path, rng: np.random.Generator, first_episode: int, episod
         "proprio": np.concatenate([rng.uniform(-1, 1, (count, 7)), tool_N4], axis=1).astype(np.float32),
         "text_index": np.tile(colour_K.astype(np.int32), (count, 1)),
         "actions": ACTION_SPEC.clip(actions).astype(np.float32),
+        "committed": rng.integers(0, 3, (count, labels)).astype(np.int8),
         "plan": np.concatenate([phase, point], axis=-1).astype(np.float32),
         "object_uv": uv_NM2,
         "object_class": np.tile(np.array([[0, 0], [1, 1], [2, 0]], dtype=np.int16), (count, 1, 1)),

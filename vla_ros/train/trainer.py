@@ -251,9 +251,7 @@ def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer) -
         "vocab_size": first_action_token + meta.action.num_bins,
         "first_action_token": first_action_token,
         "pad_token": PAD_ID,
-        "horizon": meta.action.horizon,
-        "action_dims": meta.action.num_dims,
-        "num_bins": meta.action.num_bins,
+        "action": meta.action.to_dict(),
         "plan_phases": len(meta.phases),
         "seen_tokens": word_ids(tokenizer, [*meta.colours, *meta.kinds]),
     }
