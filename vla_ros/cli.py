@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "sim": Command(module="vla_ros.ros.sim_node", summary="the embedded simulator as a ROS 2 node"),
     "run": Command(module="vla_ros.ros.run", summary="the policy node vla_policy"),
     "collect": Command(module="vla_ros.sim.collect", summary="record demonstrations of the scripted expert"),
+    "correct": Command(module="vla_ros.corrections", summary="record what a policy runs into, labelled by the expert"),
     "train": Command(module="vla_ros.train.trainer", summary="train a policy on collected demonstrations"),
     "train-image-tokens": Command(module="vla_ros.train.image_tokens", summary="train a VQ-VAE, dVAE or masked autoencoder on recorded pictures"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from functools import partial
 import json
 
 import numpy as np
@@ -8,13 +9,14 @@ import yaml
 from vla_ros.core import tabletop
 from vla_ros.sim import collect
 from vla_ros.sim.expert import PHASES
+from vla_ros.sim.snapshots import SnapshotRecorder
 from vla_ros.sim.tasks import is_held_out, parse_task
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    counts = collect.collect(folder, 120, workers=2)
+    counts = collect.collect(folder, 120, make_recorder=partial(collect.EpisodeRecorder, 4), labels=4)
     assert counts["frames"] >= 120
     return folder
 
@@ -55,7 +57,7 @@ def test_no_partial_shard_is_left(dataset):
 
 
 def test_snapshots_show_another_scene_each_and_every_kind_of_state(tmp_path):
-    collect.collect(tmp_path, 120, workers=2, snapshots=True)
+    collect.collect(tmp_path, 120, make_recorder=partial(SnapshotRecorder, 4), name="snap", labels=4)
     episodes = np.concatenate([np.load(s / "episode.npy") for s in shards(tmp_path)])
     phases = np.concatenate([np.load(s / "plan.npy")[:, 0, 0] for s in shards(tmp_path)])
     assert len(set(episodes)) == len(episodes)

@@ -10,13 +10,14 @@ in the data.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 import json
 import multiprocessing
 from pathlib import Path
 from queue import Empty
 import shutil
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,12 +38,25 @@ FORMAT_VERSION = 2
 FIRST_TRAINING_SEED = 10_000_000  # evaluation uses small seeds
 MAX_OBJECTS = 8
 PLAN_LOW, PLAN_HIGH = (0.10, -0.35), (0.60, 0.35)  # m, base_link
+LABELS = 6  # instructions of a frame
 _FRAMES_PER_SHARD = 1000
 _TASKS_PER_EPISODE = 3
 _MAX_FRAMES_PER_TASK = 60
 _DONE_FRAMES = 4
 _STEPS_PER_FRAME = round(tabletop.ACTION_SPEC.dt_s / CONTROL_PERIOD_S)
 _P_PUSHED, _P_SLIP, _P_ANYWHERE, _P_DONE_LABEL = 0.10, 0.02, 0.5, 0.1
+
+
+class Recorder(Protocol):
+    """Makes the frames of one scene after another."""
+
+    successes: list[bool]
+
+    def episode(self, seed: int) -> Iterator[dict[str, Any]]:
+        """Yields the frames of ``seed``'s scene."""
+
+
+MakeRecorder = Callable[[], Recorder]
 
 
 class EpisodeRecorder:
@@ -95,14 +109,19 @@ class EpisodeRecorder:
             joints[-1] = pose[5] if np.isnan(offset[4]) else offset[4]
             self.env.step(joints)
 
-    def frame(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> dict[str, Any]:
-        observation = self.env.observe()
+    def frame(
+        self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task], images: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, Any]:
+        """One frame of the present state; ``images`` saves rendering where the policy's pictures of it exist already."""
+        observation = self.env.observe(cameras=images is None)
+        if images is None:
+            images = {c.name: prepare_image(observation.images[c.name], c.height, c.width) for c in tabletop.CAMERAS}
         tasks = [task, *self._other_tasks(task, world, rng, finished)]
         spec, bounds = tabletop.ACTION_SPEC, np.stack([self.env.robot.workspace_min, self.env.robot.workspace_max])
         committed = [draw_committed(rng, t, tasks, world, spec, bounds) for t in tasks]
         chunks, plans = zip(*(continued_chunk(t, world, steps, spec.horizon, spec.dt_s) for t, steps in zip(tasks, committed)))
         return {
-            **{c.name: prepare_image(observation.images[c.name], c.height, c.width) for c in tabletop.CAMERAS},
+            **images,
             "proprio": np.array([*observation.joint_positions_J, *world.tool, world.tool_yaw], dtype=np.float32),
             "texts": [str(rng.choice(phrasings(t))) for t in tasks],
             "actions": np.stack([spec.clip(chunk) for chunk in chunks]).astype(np.float32),
@@ -213,10 +232,8 @@ def write_meta(folder: Path, labels: int, seed: int) -> None:
     (folder / "texts.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
 
 
-def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, labels: int, snapshots: bool, report: Any) -> None:
-    from vla_ros.sim.snapshots import SnapshotRecorder
-
-    recorder = SnapshotRecorder(labels) if snapshots else EpisodeRecorder(labels)
+def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, make_recorder: MakeRecorder, name: str, report: Any) -> None:
+    recorder = make_recorder()
     frames: list[dict[str, Any]] = []
     episodes: list[int] = []
     numbers: list[int] = []
@@ -229,7 +246,7 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
         seed += workers
         report.put((len(frames), None))
         if len(frames) >= min(_FRAMES_PER_SHARD, frames_wanted - written):
-            write_shard(folder / f"shard_{'snap' if snapshots else 'run'}_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
+            write_shard(folder / f"shard_{name}_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
             written, shard = written + len(frames), shard + 1
             report.put((0, (len(frames), recorder.successes[:])))
             frames, episodes, numbers = [], [], []
@@ -237,21 +254,27 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
     report.put(None)
 
 
-def collect(folder: Path, frames: int, *, workers: int = 2, seed: int = FIRST_TRAINING_SEED, labels: int = 6, snapshots: bool = False) -> dict[str, float]:
+def collect(
+    folder: Path, frames: int, *, make_recorder: MakeRecorder, name: str = "run", labels: int = LABELS, workers: int = 2, seed: int = FIRST_TRAINING_SEED
+) -> dict[str, float]:
     """Records at least ``frames`` frames into ``folder`` (adding to what is there) and returns counts.
 
+    Args:
+        make_recorder: makes each process's recorder of ``labels`` labels a frame; has to be picklable.
+        name: part of the shards' names.
+
     Returns:
-        ``frames`` written, ``tasks`` tried and the expert's ``success_rate``, disturbances included.
+        ``frames`` written, ``tasks`` tried and their ``success_rate``, disturbances included.
     """
     write_meta(folder, labels, seed)
     context = multiprocessing.get_context("spawn")
     report = context.Queue()
     share = -(-frames // workers)
-    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, labels, snapshots, report), daemon=True) for w in range(workers)]
+    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, make_recorder, name, report), daemon=True) for w in range(workers)]
     for process in processes:
         process.start()
     written, tasks, running = 0, [], workers
-    columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TextColumn("frames, expert {task.fields[rate]}"), TimeRemainingColumn())
+    columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TextColumn("frames, success {task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("collect", total=frames, rate="-")
         while running:
@@ -279,13 +302,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=20_000, help="frames to record (5 a second of simulated time)")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
-    parser.add_argument("--labels", type=int, default=6, help="instructions per frame")
+    parser.add_argument("--labels", type=int, default=LABELS, help="instructions per frame")
     parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     options = parser.parse_args(argv)
     if options.seed < FIRST_TRAINING_SEED:
         parser.error(f"--seed {options.seed} belongs to evaluation: use {FIRST_TRAINING_SEED} or more")
-    counts = collect(options.out, options.frames, workers=options.workers, seed=options.seed, labels=options.labels, snapshots=options.snapshots)
+    from vla_ros.sim.snapshots import SnapshotRecorder
+
+    kind, name = (SnapshotRecorder, "snap") if options.snapshots else (EpisodeRecorder, "run")
+    settings = {"workers": options.workers, "seed": options.seed, "labels": options.labels}
+    counts = collect(options.out, options.frames, make_recorder=partial(kind, options.labels), name=name, **settings)
     if options.json:
         options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")
     return 0
