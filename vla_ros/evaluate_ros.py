@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Episodes through the real nodes over DDS, in real time: what ``vla evaluate --ros`` plays.
 
-The scenes are those of the in-process evaluation, and so is the verdict: the simulator's own check. What differs is everything
-in between: messages, two processes, the machine's own inference time.
+Scenes have the same seeds as in the in-process evaluation (where its scene had no task of the wanted family, it laid out another one), and
+the verdict is the simulator's own check. What differs is everything in between: messages, two processes, the machine's own inference time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ AFTER_DONE_S = 2.0
 SETTLE_S = 0.3  # joint states of the new scene reach the node
 ACTIVE_S = 20.0
 _TICK_S = 0.02
+_DIAGNOSTICS_S = 1.5  # the node tells its counts once a second
 
 
 def play_over_ros(specs: Sequence[EpisodeSpec], bundle: Path, *, limit_s: float, provider: str = "cpu") -> Iterator[EpisodeResult]:
@@ -65,6 +66,7 @@ def _play(observer: Any, planner: Any, spec: EpisodeSpec, limit_s: float) -> Epi
     observer.spin_until(lambda: False, SETTLE_S)
     observer.activate_policy(READY_S)
     observer.spin_until(lambda: observer.is_connected() and not observer.seen.success and observer.seen.code == "IDLE", ACTIVE_S)
+    counted = _counted(observer)
     observer.give(planner.instruction)
     start_ns, done_ns = observer.node.get_clock().now().nanoseconds, []
 
@@ -79,6 +81,9 @@ def _play(observer: Any, planner: Any, spec: EpisodeSpec, limit_s: float) -> Epi
 
     in_time = observer.spin_until(ended, limit_s)
     seconds, seen = elapsed_s(start_ns), observer.seen
+    heard = len(seen.inference_ms)
+    observer.spin_until(lambda: len(seen.inference_ms) > heard, _DIAGNOSTICS_S)  # the node's counts of this episode
+    inferences, rejected = (int(after - before) for before, after in zip(counted, _counted(observer)))
     result = EpisodeResult(
         spec=spec,
         family=planner.task.family,
@@ -87,12 +92,17 @@ def _play(observer: Any, planner: Any, spec: EpisodeSpec, limit_s: float) -> Epi
         reason=_reason(seen, in_time),
         steps=round(seconds / _TICK_S),
         seconds=round(seconds, 3),
-        inferences=len(seen.inference_ms),
+        inferences=inferences,
         inference_ms=round(float(np.mean(seen.inference_ms)), 2) if seen.inference_ms else 0.0,
-        rejected=0,
+        rejected=rejected,
     )
     observer.deactivate_policy()
     return result
+
+
+def _counted(observer: Any) -> tuple[float, float]:
+    """The node's own counts so far: answers of the policy, and those that were no action."""
+    return observer.diagnostic("inference", "inferences") or 0.0, observer.diagnostic("inference", "rejected") or 0.0
 
 
 def _reason(seen: Any, in_time: bool) -> str:
