@@ -251,6 +251,7 @@ def test_resume_starts_from_where_the_arm_was_moved_but_keeps_the_grip():
     rig.tick(50)
     held = rig.outputs[-1].positions_J
     moved = held + [0.3, 0.01, 0.0]
+    rig.joints = moved
     rig.loop.put_joints(rig.now_ns + 10**9, moved)
     rig.loop.resume()
     rig.now_ns += 10**9
@@ -279,6 +280,32 @@ def test_a_latched_arm_that_is_moved_is_left_alone_and_resume_starts_from_where_
     resumed = rig.loop.step(rig.now_ns, rig.watch)
     assert resumed.is_commanded and StatusCode.ARM_MOVED not in resumed.warnings
     np.testing.assert_allclose(resumed.positions_J[0], rig.joints[0], atol=1e-9)
+
+
+def test_a_stream_that_begins_elsewhere_pauses_first():
+    """Resumed while the arm might still settle: readers see the stream end at rest and a new one begin."""
+    rig = Rig().act()
+    rig.loop.stop()
+    while np.abs(rig.tick().velocities_J).max() > 1e-6:
+        pass
+    carry(rig, [0.4, 0.0, 0.0], ticks=20)
+    before = rig.outputs[-1]
+    assert before.is_commanded
+    rig.loop.resume()
+    outputs = [rig.tick() for _ in range(15)]
+    pause = [o.is_commanded for o in outputs].index(True)
+    assert pause >= 5 and all(o.is_commanded for o in outputs[pause:])
+    np.testing.assert_allclose(outputs[pause].positions_J - before.positions_J, [0.2, 0.0, 0.0], atol=1e-9)
+
+
+def test_resume_is_refused_outside_the_limits():
+    rig = Rig(start=[0.9, 0.0, 0.0]).start()
+    rig.loop.stop()
+    rig.tick(60)
+    carry(rig, [0.3, 0.0, 0.0])
+    with pytest.raises(InputError) as error:
+        rig.loop.resume()
+    assert error.value.code == "joints_outside_limits"
 
 
 def test_an_arm_that_sinks_at_once_after_a_stop_is_left_alone_too():

@@ -27,6 +27,9 @@ from vla_ros.core.text import normalize_instruction
 __all__ = ["ControlConfig", "ControlLoop", "ControlOutput", "MotionGenerator", "Watch"]
 
 
+_PAUSE_TICKS = 10  # so long a stream is silent before it begins elsewhere; a reader takes a gap of five for its end
+
+
 class ControlLoop:
     """Turns chunks into safe commands. One thread only; no method blocks.
 
@@ -60,6 +63,7 @@ class ControlLoop:
         self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
         self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)
         self._joints_are_frozen = self._arm_was_moved = False
+        self._quiet_ticks, self._silent_ticks = 0, _PAUSE_TICKS
         self.state = ControlState.INACTIVE
         self.code = StatusCode.INACTIVE
         self.instruction = ""
@@ -113,13 +117,9 @@ class ControlLoop:
             raise InputError("no joint state has come: start the robot's driver and check the topic joint_states", code="joints_missing")
         if joint_age_ns > self._config.max_joint_age_ns:
             raise InputError(f"the last joint state is {joint_age_ns * 1e-9:.2f} s old: check the robot's driver", code="joints_stale")
-        outside = outside_limits(measured.positions_J, self._limits, self._config.limit_slack)
-        if outside.size:
-            where = f"joints {outside.tolist()} are outside their limits at {measured.positions_J}"
-            raise InputError(f"{where}: move them inside", code="joints_outside_limits")
+        self._check_inside(measured.positions_J)
         next_state(self.state, Event.ACTIVATE)
-        self._guard.restart(measured.positions_J, slack=-1.0)
-        self._forget_standstill()
+        self._start_from(measured.positions_J, slack=-1.0)
         self._go(Event.ACTIVATE, StatusCode.IDLE)
         self._clock.reset()
         self.instruction, self.task_done, self._rejected_run, self._blocked = "", False, 0, None
@@ -174,7 +174,7 @@ class ControlLoop:
         """Leaves the latch: goes on with the instruction, or waits for one.
 
         Raises:
-            InputError: ``e_stop_pressed``, ``joints_stale`` or ``transition_refused``.
+            InputError: ``e_stop_pressed``, ``joints_stale``, ``joints_outside_limits`` or ``transition_refused``.
         """
         if self._e_stop:
             raise InputError("the emergency stop is still pressed: release it first", code="e_stop_pressed")
@@ -182,8 +182,8 @@ class ControlLoop:
         next_state(self.state, event)
         if self._joints.latest is None or joint_age_ns > self._config.max_joint_age_ns:
             raise InputError("joint states are missing or stale: check the robot's driver", code="joints_stale")
-        self._guard.restart(self._joints.latest.positions_J, self._config.resume_slack)
-        self._forget_standstill()
+        self._check_inside(self._joints.latest.positions_J)
+        self._start_from(self._joints.latest.positions_J, self._config.resume_slack)
         self._rejected_run, self._unresumed = 0, None
         self._begin_generation()
         self._go(event, StatusCode.WAITING if event is Event.RESUME_TASK else StatusCode.IDLE)
@@ -296,6 +296,9 @@ class ControlLoop:
         return None
 
     def _move(self) -> None:
+        if self._quiet_ticks > 0:
+            self._quiet_ticks -= 1
+            return
         reference = self._buffer.sample(self._due_ns) if self.wants_inference else None
         if reference is None and self.state is ControlState.ACTING:
             self._lose(StatusCode.CHUNK_USED_UP, begin_generation=False)
@@ -338,7 +341,7 @@ class ControlLoop:
             code=code,
             warnings=self._warnings(),
             generation=self.generation,
-            is_commanded=not self._arm_was_moved and (self.state is not ControlState.INACTIVE or not self._guard.is_at_rest),
+            is_commanded=self._is_commanded(),
             task_done=self.task_done,
             action_D=None if step is None else self._buffer.chunk.actions_HD[step].copy(),
         )
@@ -438,9 +441,25 @@ class ControlLoop:
             self._arm_was_moved = True
             self._latch(StatusCode.ARM_MOVED)
 
-    def _forget_standstill(self) -> None:
+    def _check_inside(self, measured_J: np.ndarray) -> None:
+        outside = outside_limits(measured_J, self._limits, self._config.limit_slack)
+        if outside.size:
+            where = f"joints {outside.tolist()} are outside their limits at {measured_J}"
+            raise InputError(f"{where}: move them inside", code="joints_outside_limits")
+
+    def _start_from(self, measured_J: np.ndarray, slack: float) -> None:
+        """Goes on from the measurement. Where that moves the command, the old stream ends first: a stream never jumps."""
+        before_J = self._guard.last[0]
+        self._guard.restart(measured_J, slack)
         self._arm_was_moved = False
-        self._standstill.is_elsewhere(None, self._guard.last[0])
+        self._standstill.is_elsewhere(None, before_J)
+        jumps = (np.abs(self._guard.last[0] - before_J) > self._limits.velocity * self._config.period_s).any()
+        self._quiet_ticks = max(_PAUSE_TICKS - self._silent_ticks, 0) if jumps else 0
+
+    def _is_commanded(self) -> bool:
+        is_silent = self._arm_was_moved or self._quiet_ticks > 0 or (self.state is ControlState.INACTIVE and self._guard.is_at_rest)
+        self._silent_ticks = self._silent_ticks + 1 if is_silent else 0
+        return not is_silent
 
     def _warnings(self) -> tuple[StatusCode, ...]:
         found = ((StatusCode.JOINTS_FROZEN, self._joints_are_frozen), (StatusCode.ARM_MOVED, self._arm_was_moved))
