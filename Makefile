@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    the robot does one instruction in the embedded simulator; no ROS installation needed
+# make policy  from nothing to a policy bundle in $(POLICY_DIR), overnight on two cores (MINUTES=240 of training)
 # make test    all tests;  make lint   style;  make clean   what builds and runs leave (make distclean: and .venv)
 VENV ?= .venv
 INSTRUCTION ?=
@@ -11,12 +12,18 @@ unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX
 export INSTRUCTION
 export MUJOCO_GL ?= egl
 
-.PHONY: help demo test lint clean distclean
+POLICY_DIR ?= runs/tabletop
+MINUTES ?= 240
+
+.PHONY: help demo policy test lint clean distclean
 help:
-	@sed -n '2,3p' Makefile
+	@sed -n '2,4p' Makefile
 
 demo: $(VENV)/.ready-demo
 	@$(VENV)/bin/vla demo $(if $(INSTRUCTION),--instruction "$$INSTRUCTION") $(DEMO_ARGS)
+
+policy: $(VENV)/.ready-test
+	@VLA=$(VENV)/bin/vla bash tools/make_policy.sh "$(POLICY_DIR)" "$(MINUTES)"
 
 test: $(VENV)/.ready-test
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
