@@ -44,7 +44,8 @@ def chunk_case(draw):
     normal = draw(hnp.arrays(np.float64, (horizon, dims), elements=st.floats(-1.0, 1.0)))
     size, merges = 2 * largest_coefficient(horizon, scale) + 1, []
     for _ in range(draw(st.integers(0, 6))):
-        merges.append((draw(st.integers(0, size - 1)), draw(st.integers(0, size - 1))))
+        pair = (draw(st.integers(0, size - 1)), draw(st.integers(0, size - 1)))
+        merges += [] if pair in merges else [pair]
         size = FastVocabulary(max_coefficient=largest_coefficient(horizon, scale), merges=tuple(merges)).size
     return normal, codec(horizon, dims, scale, tuple(merges))
 
@@ -149,8 +150,8 @@ def test_two_merges_that_spell_the_same_share_one_id():
     assert vocabulary.size == 3 + 3 and vocabulary.merge(np.array([-1, 0, 1])) == [5]
 
 
-@pytest.mark.parametrize("merges", [((0, 3),), ((-1, 0),), ((0, 0), (4, 0))])
-def test_a_merge_of_an_id_that_does_not_exist_is_refused(merges):
+@pytest.mark.parametrize("merges", [((0, 3),), ((-1, 0),), ((0, 0), (4, 0)), ((0, 0), (0, 0))])
+def test_a_merge_of_an_id_that_does_not_exist_or_twice_is_refused(merges):
     with pytest.raises(BundleError, match="merge"):
         FastVocabulary(max_coefficient=1, merges=merges)
 

@@ -58,6 +58,7 @@ def test_a_scene_that_cannot_be_is_refused():
     for bad in (
         lambda: Scene(objects=(), held=RED),
         lambda: scene(held=BOWL),
+        lambda: Scene(objects=scene(red=on(BLUE, RED)).objects, held=RED),
         lambda: scene(red=(math.nan, 0.0)),
         lambda: Scene(objects=(SceneObject(thing=Thing("red", "sphere"), position=(0.3, 0.0, 0.0)),)),
         lambda: Scene(objects=()).find(RED),

@@ -58,7 +58,7 @@ class FastVocabulary:
         expansions: coefficients that each id spells, derived.
 
     Raises:
-        BundleError: K below one, or a merge of an id that does not exist yet.
+        BundleError: K below one, a merge of an id that does not exist yet, or a pair twice.
     """
 
     max_coefficient: int
@@ -76,11 +76,13 @@ class FastVocabulary:
         for rank, (left, right) in enumerate(self.merges):
             if not (0 <= left < len(expansions) and 0 <= right < len(expansions)):
                 raise BundleError(f"FAST merge {rank} of ids {left} and {right}: only {len(expansions)} ids exist by then")
+            if (left, right) in rules:
+                raise BundleError(f"FAST merge {rank} of ids {left} and {right} is there twice")
             merged = expansions[left] + expansions[right]
             if merged not in known:
                 known[merged] = len(expansions)
                 expansions.append(merged)
-            rules.setdefault((left, right), (rank, known[merged]))
+            rules[left, right] = (rank, known[merged])
         object.__setattr__(self, "expansions", tuple(expansions))
         object.__setattr__(self, "_rules", rules)
 

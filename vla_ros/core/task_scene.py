@@ -79,7 +79,7 @@ class Scene:
     """The table at one moment.
 
     Raises:
-        InputError: a position that is not finite, a kind that is not known, or a hand that holds what is not there (code ``bad_scene``).
+        InputError: a position that is not finite, a kind that is not known, or a hand that holds what is not there or stands elsewhere (code ``bad_scene``).
     """
 
     objects: tuple[SceneObject, ...]
@@ -93,6 +93,8 @@ class Scene:
                 raise InputError(f"the {entry.thing}'s position must be finite, got {entry.position}", code="bad_scene")
         if self.held is not None and (not self.held.is_block or self.count(self.held) != 1):
             raise InputError(f"the hand holds the {self.held}, which is no block of the scene", code="bad_scene")
+        if self.held is not None and self.find(self.held).support is not None:
+            raise InputError(f"the hand holds the {self.held}, which cannot stand on something as well", code="bad_scene")
 
     @classmethod
     def from_positions(cls, positions: Iterable[tuple[Thing, Point]], held: Thing | None = None, geometry: TableGeometry = TABLETOP) -> Scene:
@@ -117,8 +119,8 @@ class Scene:
         return found[0]
 
     def on_top(self, thing: Thing) -> tuple[Thing, ...]:
-        """What stands directly on ``thing``, the held block never."""
-        return tuple(entry.thing for entry in self.objects if entry.support == thing and entry.thing != self.held)
+        """What stands directly on ``thing``."""
+        return tuple(entry.thing for entry in self.objects if entry.support == thing)
 
     def with_object(self, changed: SceneObject, held: Thing | None) -> Scene:
         """A scene in which one object is elsewhere and the hand holds ``held``."""
