@@ -46,7 +46,7 @@ def raising(error: BaseException) -> Callable[[list[str]], object]:
 def test_help_lists_every_command():
     done = run_vla("--help")
     assert done.returncode == 0
-    for name in ("demo", "sim", "run", "collect", "train", "export", "evaluate", "bench", "inspect", "doctor"):
+    for name in ("demo", "sim", "run", "collect", "train", "export", "quantize", "evaluate", "bench", "inspect", "doctor"):
         assert f"  {name} " in done.stdout
 
 
@@ -64,7 +64,7 @@ def test_no_command_and_an_unknown_one_are_wrong_use():
     assert "Traceback" not in unknown.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "evaluate", "bench", "inspect", "doctor"])
+@pytest.mark.parametrize("name", ["demo", "quantize", "evaluate", "bench", "inspect", "doctor"])
 def test_every_command_explains_itself(name: str):
     done = run_vla(name, "--help")
     assert done.returncode == 0, done.stderr

@@ -403,6 +403,7 @@ def test_diagnostics_name_rate_missed_periods_and_the_bundle(rig):
     thread, inference = seen["vla_policy: control thread"], seen["vla_policy: inference"]
     assert {"rate_hz", "missed_periods", "jitter_p99_us"} <= thread.keys()
     assert inference["bundle"] == "tiny" and len(inference["bundle_sha256"]) == 64 and inference["provider"] == "cpu"
+    assert inference["runs_on"].startswith("cpu")  # with the nodes that each provider took
     assert float(inference["inference_ms"]) > 0
 
 

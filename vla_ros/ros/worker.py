@@ -110,7 +110,9 @@ class _Worker:
 
     def _tell_figures(self) -> None:
         self._next_figures = time.monotonic() + _FIGURES_PERIOD_S
-        self._figures.write({"provider": self._policy.backend.provider, "pid": os.getpid(), "drops": dict(self._cameras.drops.counts)})
+        backend = self._policy.backend
+        facts = {"provider": backend.provider, "runs_on": backend.description, "pid": os.getpid()}
+        self._figures.write({**facts, "drops": dict(self._cameras.drops.counts)})
 
 
 class _ObservedExchange:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Variants take turns, in a new order every round: on a machine that others use too, those of one round meet the same load.
+
+Only ratios of one run mean something there. Must import nothing that a variant does not need.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from vla_ros.figures import percentiles
+
+WARM_UP_ROUNDS = 5
+SCALES = {"s": 1.0, "ms": 1e3, "us": 1e6}
+
+#: A variant: its name, and one call of it.
+Variant = tuple[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Of every counted call, by variant, s. ``cpu`` is what the whole process computed until the next call began, spinning threads included."""
+
+    wall: dict[str, list[float]]
+    cpu: dict[str, list[float]]
+
+
+def time_rounds(variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "", rest_s: float = 0.0) -> Timings:
+    """Calls every variant once a round; the first rounds are not counted.
+
+    Args:
+        variants: names and calls.
+        rounds: counted rounds.
+        console: for a progress bar, None for none.
+        title: of the bar.
+        rest_s: pause after each call, in which threads that spin for work fall asleep: they would slow the next variant.
+    """
+    order = list(variants)
+    timings = Timings(wall={name: [] for name, _ in order}, cpu={name: [] for name, _ in order})
+    shuffle = random.Random(0).shuffle
+    turns: Any = range(rounds + WARM_UP_ROUNDS)
+    for index in turns if console is None else track(turns, description=title, console=console):
+        shuffle(order)
+        for name, call in order:
+            cpu, start = time.process_time(), time.perf_counter()
+            call()
+            elapsed = time.perf_counter() - start
+            if rest_s:
+                time.sleep(rest_s)
+            if index >= WARM_UP_ROUNDS:
+                timings.wall[name].append(elapsed)
+                timings.cpu[name].append(time.process_time() - cpu)
+    return timings
+
+
+def interleave(variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "") -> dict[str, list[float]]:
+    """Seconds of every call by variant, without rests."""
+    return time_rounds(variants, rounds, console, title).wall
+
+
+def entry(name: str, metric: str, unit: str, values: Sequence[float], **more: Any) -> dict[str, Any]:
+    """One entry of ``results``; ``values`` in its unit."""
+    figures = {key: value if key == "n" else round(value, 4) for key, value in percentiles(values).items()}
+    return {"name": name, "metric": metric, "unit": unit, **figures, **more}
+
+
+def as_results(seconds: Mapping[str, Sequence[float]], *, metric: str, unit: str, baseline: str) -> list[dict[str, Any]]:
+    """One entry for each variant; ``ratio`` is the baseline's median over this one's: 2 is twice as fast."""
+    entries = [entry(name, metric, unit, [SCALES[unit] * value for value in values]) for name, values in seconds.items()]
+    return with_ratios(entries, baseline)
+
+
+def with_ratios(entries: Sequence[dict[str, Any]], baseline: str, key: str = "p50") -> list[dict[str, Any]]:
+    """Entries of one metric with ``baseline`` and ``ratio``, the baseline's ``key`` over theirs; those of the baseline itself have none."""
+    base = next((row[key] for row in entries if row["name"] == baseline), None)
+    return [
+        row if base is None or row["name"] == baseline or not row[key] else {**row, "baseline": baseline, "ratio": round(base / row[key], 3)}
+        for row in entries
+    ]
