@@ -132,7 +132,7 @@ def camera_points() -> Iterator[Point]:
 def chunk_points() -> Iterator[Point]:
     """Steps of a chunk."""
     for horizon in HORIZONS:
-        yield Point(axis="steps of a chunk", x=horizon, config=replace(BASE, horizon=horizon))
+        yield Point(axis="steps of a chunk", x=horizon, config=replace(BASE, action=replace(BASE.action, horizon=horizon)))
 
 
 def model_points() -> Iterator[Point]:
