@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -266,6 +267,21 @@ def test_the_same_seed_gives_the_same_episode(env):
 
 
 # ---- through the real nodes ----
+
+
+@pytest.mark.parametrize("delay_ms", [0.0, 400.0])
+def test_the_expert_succeeds_through_the_loop_however_late_it_answers(tmp_path, delay_ms):
+    """The whole chain but the network: tokens, committed steps, chunks, control loop, controller, success check."""
+    path = tmp_path / "expert.json"
+    assert evaluate.main(["expert", "--episodes", "5", "--seed", "3", "--delay-ms", str(delay_ms), "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert report["success_rate"] == 1.0 and report["bundle"] == "expert" and report["bundle_sha256"] is None
+
+
+def test_the_expert_cannot_play_over_ros(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["expert", "--ros", "--episodes", "1"])
+    assert "ground truth" in capsys.readouterr().err
 
 
 def test_the_real_nodes_play_the_same_scenes(still_bundle, env):

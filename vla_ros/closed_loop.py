@@ -27,6 +27,8 @@ DEFAULT_DELAY_MS = 120.0
 EPISODE_LIMIT_S = 25.0
 SETTLE_AFTER_DONE_S = 2.0  # success may need half a second of rest after the policy says that it is done
 
+EXPERT = "expert"  # in a bundle's place: the scripted expert
+
 SUCCESS = "success"
 TIME_LIMIT = "time limit"
 POLICY_DONE = "the policy says done and it is not"
@@ -247,7 +249,7 @@ def new_control_loop(robot: Any, config: ControlConfig | None = None) -> Control
 
 def observe(env: Any, cameras: Sequence[CameraSpec], instruction: str, generation: int = 0) -> Observation:
     """The policy's observation of the environment's present state."""
-    seen = env.observe()
+    seen = env.observe(cameras=bool(cameras))
     images = {camera.name: prepare_image(seen.images[camera.name], camera.height, camera.width) for camera in cameras}
     return Observation(
         images=images,
@@ -263,18 +265,21 @@ def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, se
     """A closed loop of a policy bundle in the embedded simulator, warmed up.
 
     Args:
-        bundle: folder or name of the policy bundle.
+        bundle: folder or name of the policy bundle, or ``expert``.
         provider: execution provider.
         threads: of one inference on the CPU.
         settings: further arguments of ``ClosedLoop``.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.core.paths import bundle_dir
+    from vla_ros.expert_policy import ExpertPolicy
     from vla_ros.runtime.bundle import load_bundle
     from vla_ros.runtime.policy import Policy
     from vla_ros.sim.env import TabletopEnv
 
     env = TabletopEnv()
+    if bundle == EXPERT:
+        return ClosedLoop(env=env, policy=ExpertPolicy(env), cameras=(), **(settings or {}))
     loaded = load_bundle(bundle_dir(bundle))
     policy = Policy(loaded, env.robot, provider=provider, threads=threads)
     policy.warm_up()

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
+from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.figures import success_summary
@@ -38,8 +38,9 @@ Play = Callable[[Sequence[EpisodeSpec]], Iterable[EpisodeResult]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when the evaluation ran (and reached ``--require``, if given), 1 when the rate is lower."""
     options = parse(argv)
-    folder = bundle_dir(options.bundle)
-    bundle = load_bundle(folder)  # a broken bundle is refused here, not in a worker process
+    is_expert = options.bundle == EXPERT
+    folder = None if is_expert else bundle_dir(options.bundle)
+    bundle = None if is_expert else load_bundle(folder)  # a broken bundle is refused here, not in a worker process
     specs = plan_episodes(options.episodes, options.pairs, options.seed, options.split)
     console = Console(stderr=True)
     if options.ros:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         results = collect_results(play_over_ros(specs, folder, limit_s=options.limit_s, provider=options.provider), len(specs), console)
     else:
-        results = collect_results(play_in_processes(specs, options, str(folder)), len(specs), console)
+        results = collect_results(play_in_processes(specs, options, EXPERT if is_expert else str(folder)), len(specs), console)
     report = summarize(results, bundle=bundle, options=options)
     show(report, Console(highlight=False))
     if options.json:
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="vla evaluate", description="Measure how often a policy does what it is told.")
-    parser.add_argument("bundle", help="policy bundle: a folder with manifest.yaml, or the name of a folder below models/")
+    parser.add_argument("bundle", help=f"policy bundle: a folder with manifest.yaml, or the name of a folder below models/; '{EXPERT}' plays the scripted expert")
     parser.add_argument("--episodes", type=_count, default=100, help="episodes, dealt to the task families in turn (default 100)")
     parser.add_argument("--pairs", type=_count, default=0, help="scenes that are played twice, with two different instructions (default 0)")
     parser.add_argument("--seed", type=_seed, default=0, help=f"which set of scenes, 0 to {MAX_SEED} (default 0)")
@@ -73,6 +74,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.episodes + 2 * options.pairs == 0:
         parser.error("nothing to do: --episodes and --pairs are both 0")
+    if options.bundle == EXPERT and options.ros:
+        parser.error(f"the {EXPERT} needs the simulator's ground truth: leave out --ros")
     if options.workers < 1 or options.delay_ms < 0 or options.limit_s <= 0:
         parser.error("--workers and --limit-s must be positive, --delay-ms not negative")
     return options
@@ -167,7 +170,7 @@ def collect_results(played: Iterable[EpisodeResult], total: int, console: Consol
 # ---- figures ----
 
 
-def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
+def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle | None, options: argparse.Namespace) -> dict[str, Any]:
     """The report with the keys that DESIGN names; all rates are those of single episodes, pairs are apart."""
     single = [result for result in results if not is_pair(result.spec)]
     overall = success_summary(result.success for result in single)
@@ -189,8 +192,8 @@ def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle, options: argp
         "delay_ms": None if options.ros else options.delay_ms,
         "limit_s": options.limit_s,
         "provider": options.provider,
-        "bundle": bundle.manifest.name,
-        "bundle_sha256": bundle.sha256,
+        "bundle": EXPERT if bundle is None else bundle.manifest.name,
+        "bundle_sha256": None if bundle is None else bundle.sha256,
         "machine": machine_facts(),
         "outcomes": [asdict(result) for result in results],
     }

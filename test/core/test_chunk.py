@@ -57,6 +57,19 @@ def test_the_next_free_step_is_neither_over_nor_committed():
     assert [chunk.next_free_step(now_ns) for now_ns in (0, 2 * DT_NS, 3 * DT_NS, 9 * DT_NS)] == [2, 2, 3, 4]
 
 
+def test_committed_steps_keep_the_motion_itself_however_they_were_rounded():
+    """A hundred takeovers whose committed steps are half a bin off: no drift."""
+    goal = np.full((5, J), 0.1)
+    buffer = buffer_with(make_chunk(0, 0, goal), 0)
+    for now_ns in range(20 * MS, 2000 * MS, 20 * MS):
+        position, velocity = buffer.sample(now_ns)
+        ahead = buffer.reference.sample(now_ns + DT_NS)[0]
+        rounded = np.vstack([ahead + 0.002, goal[1:]])
+        assert buffer.put(replace(make_chunk(now_ns, 0, rounded), committed=1), now_ns, position, velocity) is PutResult.TAKEN
+        np.testing.assert_allclose(buffer.reference.sample(now_ns + DT_NS)[0], ahead, atol=1e-9)
+    np.testing.assert_allclose(buffer.sample(2000 * MS)[0], 0.1, atol=1e-3)
+
+
 def test_elapsed_steps_are_dropped():
     chunk = make_chunk(0, 0)
     buffer = buffer_with(chunk, 3 * DT_NS, np.full(J, 9.0))

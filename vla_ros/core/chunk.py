@@ -179,9 +179,17 @@ class ChunkBuffer:
             first += 1
         self.chunk, self._newest_obs_ns = chunk, chunk.obs_stamp_ns
         knots_ns = (now_ns, *(chunk.due_ns(step) for step in range(first, chunk.horizon)))
-        positions_KJ = np.vstack([position_J, chunk.joint_positions_HJ[first:]])
+        positions_KJ = np.vstack([position_J, self._waypoints(chunk)[first:]])
         self.reference = Reference(knots_ns=knots_ns, positions_KJ=positions_KJ, velocities_KJ=_tangents(knots_ns, positions_KJ, velocity_J))
         return PutResult.TAKEN
+
+    def _waypoints(self, chunk: ActionChunk) -> np.ndarray:
+        """The chunk's waypoints [H, J]. Committed ones are taken from the motion itself: their tokens say it to within half a bin only,
+        and a rounding repeated at every takeover is a drift."""
+        if self.reference is None or not chunk.committed:
+            return chunk.joint_positions_HJ
+        kept_PJ = [self.reference.sample(chunk.due_ns(step))[0] for step in range(chunk.committed)]
+        return np.vstack([kept_PJ, chunk.joint_positions_HJ[chunk.committed :]])
 
     def step_index(self, now_ns: int) -> int | None:
         """The step that the reference is moving towards, None when used up."""

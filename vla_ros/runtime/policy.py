@@ -19,6 +19,7 @@ from vla_ros.core.manifest import Manifest
 from vla_ros.core.observation import Observation
 from vla_ros.robot import Kinematics, RobotDescription
 from vla_ros.runtime.bundle import Bundle
+from vla_ros.runtime.commitment import committed_prefix, committed_steps
 from vla_ros.runtime.contract import ACTION_LOGITS, FREE_TOKEN, PLAN_TOKENS, PREFIX_TOKENS, PROPRIO, TEXT_IDS, image_input
 from vla_ros.runtime.prompt import PromptEncoder
 from vla_ros.runtime.session import OnnxPolicy
@@ -85,27 +86,8 @@ class Policy:
         self._prompts.encode(instruction)
 
     def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
-        """The leading steps of the next chunk that are no longer free, as a prefix for ``infer``.
-
-        The robot goes on along ``reference`` until the answer arrives. The steps that are over by then, and the one that is under way,
-        repeat that motion, so that the new chunk takes over without a jump. At least two steps stay free.
-
-        Args:
-            observation: that will be answered.
-            reference: the motion that goes on meanwhile.
-            until_ns: when the answer is expected, ROS clock.
-
-        Returns:
-            int64 [H, D], vocabulary ids, -1 where the policy is free.
-        """
-        spec = self.manifest.action
-        prefix_HD = np.full(spec.shape, FREE_TOKEN, dtype=np.int64)
-        steps = min(max((until_ns - observation.stamp_ns) // spec.dt_ns + 1, 0), max(spec.horizon - 2, 0))
-        if steps:
-            due_J = [reference.sample(observation.stamp_ns + (step + 1) * spec.dt_ns)[0] for step in range(steps)]
-            actions_PD = spec.clip(self._waypoints.actions(np.array(due_J), observation.joint_positions))
-            prefix_HD[:steps] = self._tokens.bins_to_ids(self._tokens.actions_to_bins(actions_PD))
-        return prefix_HD
+        """The leading steps of the next chunk that are no longer free, as a prefix for ``infer``: see ``committed_prefix``."""
+        return committed_prefix(observation, reference, until_ns, self._waypoints, self._tokens)
 
     def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
         """Answers an observation.
@@ -136,7 +118,7 @@ class Policy:
             terminate_H=self._terminates(actions_HD),
             plan="" if self.manifest.plan is None else self.manifest.plan.describe(outputs[PLAN_TOKENS][0].tolist()),
             inference_ns=time.monotonic_ns() - start_ns,
-            committed=0 if prefix_HD is None else int((prefix[0].reshape(actions_HD.shape) != FREE_TOKEN).all(axis=1).sum()),
+            committed=committed_steps(prefix[0].reshape(actions_HD.shape)),
         )
 
     def _inputs(self, observation: Observation, prefix: np.ndarray) -> dict[str, np.ndarray]:
