@@ -111,3 +111,26 @@ def test_every_emergency_stop_counts_and_none_waits_for_an_executor(node, wait_u
     wait_until(apply, "both messages came")
     assert heard == [True, False]
     inputs.close()
+
+
+def test_bytes_that_are_no_message_are_never_read_as_one(node, wait_until):
+    from sensor_msgs.msg import JointState
+
+    from vla_ros.core.errors import InputError
+    from vla_ros.ros import qos
+
+    subscription = PolledSubscription(node, JointState, "joints", qos.SENSOR)
+    publisher = publish(node, "joints", JointState(name=["a"]), qos.SENSOR_SOURCE)
+    wait_until(subscription.take, "a whole message is read")
+    publisher.publish(b"\x00\x01\x00\x00" + b"\xff" * 40)  # a frame_id of four gigabytes
+    time.sleep(0.2)
+    publisher.publish(JointState(name=["b"]))
+
+    def take():
+        """Some middlewares refuse bad bytes with an error, some in silence; none makes a message of them."""
+        try:
+            return subscription.take()
+        except InputError as error:
+            assert error.code == "message_damaged"
+
+    assert wait_until(take, "the next one is read").name == ["b"]

@@ -76,11 +76,11 @@ class RosCameras:
         return {c.spec.name: c.frame for c in self._cameras if c.frame is not None}
 
     def _refresh(self, camera: _Camera) -> None:
-        message = camera.topic.take()
-        if message is None:
-            return
         name, now_ns = camera.spec.name, self.now_ns()
         try:
+            message = camera.topic.take()
+            if message is None:
+                return
             self._accept(camera, message, now_ns)
         except InputError as error:
             if self.drops.dropped(name, error.code):

@@ -11,12 +11,14 @@ shifted likewise: a step of the clock changes both and cancels out.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 
+from vla_ros.core.errors import InputError
 from vla_ros.ros import qos
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import stamp_to_ns
@@ -54,9 +56,10 @@ class PolledClock:
         """The present time: by ``/clock`` (0 before the first), or steady."""
         if self._subscription is None:
             return self._monotonic_ns() + self.offset_ns
-        message = self._subscription.take()
-        if message is not None:
-            self._now_ns = stamp_to_ns(message.clock)
+        with contextlib.suppress(InputError):  # a damaged message tells no time
+            message = self._subscription.take()
+            if message is not None:
+                self._now_ns = stamp_to_ns(message.clock)
         return self._now_ns
 
     def ros_ns(self) -> int:

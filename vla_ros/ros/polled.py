@@ -12,8 +12,13 @@ import time
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+
+from vla_ros.core.errors import InputError
+
+RCLError = rclpy_implementation.RCLError
 
 
 class _NeverExecuted(CallbackGroup):
@@ -51,9 +56,16 @@ class PolledSubscription:
         )
 
     def take(self) -> Any | None:
-        """Returns the oldest message that is kept and was not taken before, or None; with depth 1 that is the newest."""
-        with self._subscription.handle:
-            taken = self._subscription.handle.take_message(self._message_type, self._raw)
+        """Returns the oldest message that is kept and was not taken before, or None; with depth 1 that is the newest.
+
+        Raises:
+            InputError: message_damaged: its bytes are no message of this type.
+        """
+        try:
+            with self._subscription.handle:
+                taken = self._subscription.handle.take_message(self._message_type, self._raw)
+        except (RCLError, ValueError, MemoryError) as error:  # ValueError: text in it is no UTF-8
+            raise InputError(f"a message of {self._subscription.topic_name} cannot be read: {error}", code="message_damaged") from error
         last_ns, self._looked_ns = self._looked_ns, time.monotonic_ns()
         if taken is None:
             return None
