@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row 63: who may say what. The policy is checked everywhere; that it is enforced, where SROS2 and a middleware with security are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from vla_ros.core.paths import share_dir
+
+_POLICY = share_dir() / "config" / "security" / "policy.xml"
+_STRANGER = "import rclpy; rclpy.init(); rclpy.create_node('stranger').create_publisher(__import__('std_msgs.msg').msg.String, '/instruction', 1)"
+
+
+def allowed(kind):
+    """Topic or service name to the enclaves that may ``publish``, ``subscribe``, ``reply`` or ``request`` it."""
+    found = defaultdict(set)
+    for enclave in ET.parse(_POLICY).getroot().iter("enclave"):
+        for group in enclave.iter():
+            if group.get(kind) == "ALLOW":
+                for name in group:
+                    found[name.text].add(enclave.get("path"))
+    return found
+
+
+def test_row_63_only_the_named_participants_may_instruct_command_or_set_parameters():
+    publish, request = allowed("publish"), allowed("request")
+    assert publish["/command"] == {"/vla_policy"}
+    assert publish["/instruction"] == publish["/e_stop"] == {"/operator"}
+    assert publish["/joint_states"] == publish["/front/image_raw"] == {"/robot"}
+    assert request["/vla_policy/set_parameters"] == request["/vla_policy/set_parameters_atomically"] == {"/administrator"}
+    assert request["/vla_policy/change_state"] == {"/administrator"}
+    assert request["/vla_policy/resume"] == request["/vla_policy/stop"] == {"/operator"}
+    assert not [name for name in (*publish, *request, *allowed("subscribe")) if "*" in name], "no wildcards"
+
+
+@pytest.mark.ros
+def test_the_policy_names_everything_that_the_running_node_uses(make_rig):
+    rig = make_rig()
+    assert rig.configure() == "inactive"
+    node = rig.robot.node
+    rig.until(lambda: "vla_policy_worker" in node.get_node_names(), "the worker is discovered")
+    used = {"publish": set(), "subscribe": set(), "reply": set()}
+    for name in ("vla_policy", "vla_policy_worker"):
+        rig.until(lambda n=name: node.get_publisher_names_and_types_by_node(n, "/"), f"{name} is discovered")
+        used["publish"] |= {topic for topic, _ in node.get_publisher_names_and_types_by_node(name, "/")}
+        used["subscribe"] |= {topic for topic, _ in node.get_subscriber_names_and_types_by_node(name, "/")}
+        used["reply"] |= {service for service, _ in node.get_service_names_and_types_by_node(name, "/")}
+    for kind, names in used.items():
+        permitted = {name for name, enclaves in allowed(kind).items() if "/vla_policy" in enclaves}
+        assert names and not names - permitted, (kind, names - permitted)
+
+
+def has_security():
+    """SROS2's tools, and a Fast DDS that was built with its security plugins."""
+    libraries = [Path(p) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder for p in Path(folder).glob("libfast*dds*.so*")]
+    libraries += list(Path(sys.prefix).glob("lib/libfastrtps.so*"))
+    return shutil.which("ros2") is not None and any(b"DDS:Auth:PKI-DH" in path.read_bytes() for path in libraries if path.is_file())
+
+
+@pytest.mark.ros
+def test_row_63_a_participant_without_permission_cannot_instruct(domain, tmp_path):
+    """Keys are made on the fly; the stranger's own enclave allows nothing of the robot's."""
+    if not has_security():
+        pytest.skip("needs the SROS2 tools and a Fast DDS with security plugins")
+
+    def security(*arguments):
+        subprocess.run(["ros2", "security", *arguments], check=True, cwd=tmp_path, capture_output=True)
+
+    security("create_keystore", "keys")
+    security("create_enclave", "keys", "/observer")
+    security("create_permission", "keys", "/observer", str(_POLICY))
+    environment = os.environ | {
+        "ROS_SECURITY_KEYSTORE": str(tmp_path / "keys"),
+        "ROS_SECURITY_ENABLE": "true",
+        "ROS_SECURITY_STRATEGY": "Enforce",
+        "ROS_SECURITY_ENCLAVE_OVERRIDE": "/observer",
+    }
+    done = subprocess.run([sys.executable, "-c", _STRANGER], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "permission" in done.stderr.lower(), done.stderr
