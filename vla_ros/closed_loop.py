@@ -233,8 +233,8 @@ class _Episode:
 
 
 def new_control_loop(robot: Any, config: ControlConfig | None = None) -> ControlLoop:
-    """The control loop of ``robot`` (a ``RobotDescription``) with its motion generator and workspace check."""
-    from vla_ros.robot import Kinematics, RuckigMotion
+    """The control loop of ``robot`` (a ``RobotDescription``) with its motion generator, workspace and collision checks."""
+    from vla_ros.robot import CollisionModel, Kinematics, RuckigMotion
 
     config = config or ControlConfig()
     kinematics = Kinematics(robot)
@@ -244,6 +244,7 @@ def new_control_loop(robot: Any, config: ControlConfig | None = None) -> Control
         limits=robot.limits,
         motion=RuckigMotion(robot.limits, config.period_s),
         workspace_excess_m=lambda joints_J: box_excess_m(kinematics.fk(joints_J)[0], low, high),
+        collision_depth_m=CollisionModel(robot).depth_m,
     )
 
 
