@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``vla doctor``: looks at this machine and says, for everything that is not as it should be, what to do about it.
+"""``vla doctor``: looks at this machine, the bundle, the robot and the ROS graph, and says what is not as it should be and what to do.
 
 Whatever may crash or hang (drivers, DDS) runs in a child process with a time limit.
 """
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -23,11 +23,12 @@ from rich.text import Text
 
 from vla_ros.core.errors import VlaError
 from vla_ros.core.paths import share_dir
+from vla_ros.finding import FAIL, OK, WARN, Finding
+from vla_ros.finding import last_line as _last_line
 from vla_ros.inspect_bundle import FILE_OK, check_files
 from vla_ros.results import write_json
 from vla_ros.runtime.bundle import read_manifest
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 CHILD_TIME_LIMIT_S = 60
 MIN_SHARED_MEMORY_BYTES = 64 << 20  # six participants with the profile's segment of 10 MiB
@@ -35,28 +36,48 @@ APT_EGL = "sudo apt-get install -y --no-install-recommends libegl1 libegl-mesa0 
 BASE_MODULES = ("numpy", "yaml", "pinocchio", "ruckig", "tokenizers", "cv2", "tqdm", "rich")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at: ``state`` is ok, warn or fail; ``remedy`` says what to do."""
-
-    name: str
-    state: str
-    found: str
-    remedy: str = ""
+MACHINE, ROBOT = "machine", "robot"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 if nothing is broken (warnings are allowed), else 1."""
-    parser = argparse.ArgumentParser(prog="vla doctor", description="Check this machine for everything that vla_ros needs.")
-    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
-    options = parser.parse_args(argv)
+    options = parse(argv)
     console = Console(highlight=False)
-    with console.status("looking"):
-        findings = [finding for check in CHECKS for finding in check()]
+    findings: list[Finding] = []
+    with console.status("looking at this machine"):
+        if options.only != ROBOT:
+            findings += [finding for check in CHECKS for finding in check()]
+    with console.status(f"looking at the ROS graph for {options.seconds:g} s"):
+        if options.only != MACHINE:
+            from vla_ros.doctor_robot import check_robot_and_graph
+
+            findings += check_robot_and_graph(options, _child)
     console.print(_table(findings))
     if options.json:
         write_json(options.json, {"findings": [asdict(finding) for finding in findings]})
     return int(any(finding.state == FAIL for finding in findings))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="vla doctor", description="Check this machine, the bundle, the robot and the ROS graph; say what to mend."
+    )
+    parser.add_argument(
+        "--only", choices=(MACHINE, ROBOT), help="machine: what is installed; robot: bundle, robot and graph (default: both)"
+    )
+    parser.add_argument("--node", default="/vla_policy", help="fully qualified name of the policy node (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long to listen to the topics (default: %(default)s)")
+    text = "where the node does not run yet: "
+    parser.add_argument("--model", help=text + "its policy bundle, a folder or a name below models/")
+    parser.add_argument("--robot", help=text + "its robot description (YAML)")
+    parser.add_argument("--params-file", type=Path, help=text + "its ROS parameters (YAML)")
+    parser.add_argument("--use-sim-time", action="store_true", help=text + "it will take its time from /clock")
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
+    options = parser.parse_args(argv)
+    if not 0.5 <= options.seconds <= 60.0:
+        parser.error("--seconds must be between 0.5 and 60")
+    return options
 
 
 def _table(findings: Sequence[Finding]) -> Table:
@@ -238,11 +259,11 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _child(code: str, **environment: str) -> tuple[int, str]:
+def _child(code: str, *arguments: str, **environment: str) -> tuple[int, str]:
     """Runs Python code in a child process; returns its exit code and what it said."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, *arguments],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -254,8 +275,3 @@ def _child(code: str, **environment: str) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         return 124, f"no answer within {CHILD_TIME_LIMIT_S} s"
     return done.returncode, done.stdout.strip()
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
