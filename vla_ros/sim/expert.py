@@ -28,6 +28,12 @@ _LIFT_Z = 0.16
 _ALIGNED_M = 0.008
 _AT_M = 0.006
 _MIN_TOOL_Z = 0.015
+# Who learns from the expert sees a few millimetres less well. Where a small error would call for another motion altogether, it would waver
+# between the two: so it goes on with what it has begun as long as that can end well.
+_CONE = 0.3  # sideways per height: from inside this cone over the goal it goes straight down to it
+_STRADDLED_M = 0.022  # this near to the middle, the open fingers are still around a block
+_GRASP_WITHIN_M, _GRASP_AT_M, _KEEP_CLOSING_M = 0.015, 0.009, 0.018
+_PLACE_WITHIN_M, _BESIDE_M = 0.012, 0.035
 _GRASP_S, _RELEASE_S = 0.4, 0.3
 _OPENED_M = 0.034
 _RELEASED_M = 0.026
@@ -146,13 +152,14 @@ def _carry(task: Task, world: WorldState) -> Plan:
     lower = [*_down(world, release, 0.0, CLOSED_M), Waypoint(position=release, yaw=0.0, gripper=OPEN_M, dwell_s=_RELEASE_S)]
     lower.append(Waypoint(position=over, yaw=0.0, gripper=OPEN_M, speed=_FINE_SPEED))
     distance = float(np.hypot(*(world.tool - release)[:2]))
-    if distance < 0.012:
-        if world.tool[2] < release[2] + _AT_M:
-            return Plan(phase="release", place=target[:2], waypoints=lower[1:])
+    height = world.tool[2] - release[2]
+    if distance < _PLACE_WITHIN_M and height < _AT_M:
+        return Plan(phase="release", place=target[:2], waypoints=[w for w in lower if w.gripper == OPEN_M])
+    if distance < _PLACE_WITHIN_M + _CONE * max(height, 0.0):
         return Plan(phase="lower", place=target[:2], waypoints=lower)
-    if distance < 0.03 and world.tool[2] > release[2] + 0.03:
-        beside = np.array([*release[:2], world.tool[2]])
-        return Plan(phase="lower", place=target[:2], waypoints=[Waypoint(position=beside, yaw=0.0, gripper=CLOSED_M), *lower])
+    if distance < _BESIDE_M:
+        above = np.array([*release[:2], max(world.tool[2], release[2] + _TOUCH_M)])
+        return Plan(phase="lower", place=target[:2], waypoints=[Waypoint(position=above, yaw=0.0, gripper=CLOSED_M, speed=_FINE_SPEED), *lower])
     waypoints = [Waypoint(position=over, yaw=0.0, gripper=CLOSED_M), *lower]
     if world.tool[2] < _CARRY_Z - 0.03:
         rise = np.array([*world.tool[:2], _CARRY_Z])
@@ -237,10 +244,10 @@ def _grasp(ref: ObjectRef, world: WorldState) -> Plan:
     down = _down(world, pose, yaw, OPEN_M)
     distance = float(np.hypot(*(world.tool - pose)[:2]))
     height = world.tool[2] - pose[2]
-    closing_on_it = distance < 0.015 and height < 0.012
-    if closing_on_it and (height < _AT_M or world.gripper < _OPENED_M):
+    is_closing = world.gripper < _OPENED_M
+    if distance < (_STRADDLED_M if is_closing else _GRASP_WITHIN_M) and height < (_KEEP_CLOSING_M if is_closing else _GRASP_AT_M):
         return Plan(phase="grasp", place=pose[:2], waypoints=[close])
-    if distance < _ALIGNED_M + 0.06 * max(height, 0.0) and (world.gripper > _OPENED_M or height > 0.05):
+    if distance < max(_STRADDLED_M, _CONE * height) and (not is_closing or height > 0.05):
         return Plan(phase="descend", place=pose[:2], waypoints=[*down, close])
     over = np.array([*pose[:2], max(pose[2] + 0.07, 0.10)])
     path = _over(world, over, yaw, OPEN_M)
