@@ -54,7 +54,7 @@ def test_every_method_answers_almost_as_before(name, exported, tmp_path):
     assert out.stat().st_size < exported.stat().st_size
     model = onnx.load(out)
     if name != "fp16":
-        assert 0.5 < graph_cost(model).integer_operations / graph_cost(model).operations <= 1.0
+        assert 0.2 < graph_cost(model).integer_operations / graph_cost(model).operations <= 1.0  # attention stays
         assert set(kept) <= {node.name for node in model.graph.node}
     assert {entry.version for entry in model.opset_import if entry.domain == ""} == {18}
 
@@ -214,8 +214,9 @@ def test_wrong_use_ends_with_2(words, bundle, tmp_path):
     assert stop.value.code == 2
 
 
-def test_observations_are_recorded_from_played_episodes(still_bundle):
+def test_observations_are_recorded_from_played_episodes(still_bundle, monkeypatch):
     pytest.importorskip("mujoco")
+    monkeypatch.setattr(quantize, "RECORD_LIMIT_S", 1.0)
     inputs = quantize.record_inputs(load_bundle(still_bundle), quantize.HELD_SEED, 6)
     assert len(inputs) == 6 and inputs[0]["image_front"].dtype == np.uint8
     assert not np.array_equal(inputs[0]["image_front"], inputs[-1]["image_front"])

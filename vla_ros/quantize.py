@@ -32,6 +32,7 @@ from vla_ros.runtime.session import BoundGraph, OnnxPolicy
 
 MAX_MEAN_BIN_DIFFERENCE = 0.5  # bins; action tokens round by up to half a bin themselves
 HELD_SEED, CALIBRATION_SEED = 9_998_000, 9_997_000  # evaluation scenes, apart from those of any usual evaluation run
+RECORD_LIMIT_S = 10.0  # simulated time of an episode from which observations are taken
 TIMING_ROUNDS = 40
 
 Inputs = dict[str, np.ndarray]
@@ -170,7 +171,8 @@ def record_inputs(bundle: Bundle, first_seed: int, count: int) -> list[Inputs]:
 
     env = TabletopEnv()
     recorder = RecordingBackend(OnnxPolicy(bundle))
-    loop = ClosedLoop(env=env, policy=Policy(bundle, env.robot, backend=recorder), cameras=bundle.manifest.cameras)
+    policy = Policy(bundle, env.robot, backend=recorder)
+    loop = ClosedLoop(env=env, policy=policy, cameras=bundle.manifest.cameras, limit_s=RECORD_LIMIT_S)
     episode = 0
     while len(recorder.seen) < count or episode < len(FAMILIES):
         loop.run(EpisodeSpec(seed=first_seed + episode, family=FAMILIES[episode % len(FAMILIES)]))

@@ -16,8 +16,8 @@ MS = 1_000_000
 METRICS = {"wake_up_error", "period_error", "execution_time", "missed_periods", "observation_to_action_age"}
 
 
-def rows(lateness_us=(0, 100, 200), period_ms=10, missed=(0, 0, 0), age_ms=(0, 0, 0), first_ms=(0, 0, 0)):
-    """Three periods of 10 ms."""
+def rows(lateness_us=(0, 100, 200), period_ms=10, missed=0, age_ms=0, first_ms=0):
+    """Periods of 10 ms, three if nothing else is said."""
     made = np.zeros(len(lateness_us), ROW)
     made["lateness_ns"] = np.array(lateness_us) * 1000
     made["woke_ns"] = np.arange(len(made)) * period_ms * MS + made["lateness_ns"]

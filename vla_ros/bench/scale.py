@@ -139,8 +139,7 @@ def model_points() -> Iterator[Point]:
     """Width and depth; the place on the axis is the number of parameters."""
     for width, depth, heads in NETWORKS:
         config = replace(BASE, width=width, depth=depth, heads=heads, vision_depth=depth // 2)
-        with torch.device("meta"):
-            parameters = sum(tensor.numel() for tensor in Policy(config).parameters())
+        parameters = sum(tensor.numel() for tensor in Policy(config).parameters())
         yield Point(axis="parameters [million]", x=round(1e-6 * parameters, 2), config=config)
 
 
