@@ -66,33 +66,21 @@ def record(options: argparse.Namespace, console: Console, signals: StopSignals) 
     Raises:
         VlaError: the policy node does not answer, or the disk is full.
     """
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
+    from vla_ros.ros.recorder import Recorder, read_parameters, recorder_node
 
-    from vla_ros.ros.recorder import Recorder, read_parameters
-    from vla_ros.ros.transport import use_fastdds_profile
-
-    use_fastdds_profile()
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node(f"vla_recorder_{time.monotonic_ns() % 100_000}", start_parameter_services=False)
     try:
-        parameters = read_parameters(node, options.node)
-        with RecordingWriter(options.out, compress=not options.no_compression) as writer:
-            _attach_session(writer, options.node, parameters, console)
-            say = lambda sentence: console.print(Text(sentence, style="yellow"), soft_wrap=True)  # noqa: E731
-            recorder = Recorder(node, writer, options.node, sent_images=options.sent_images, say=say)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            signals.wakes(executor.wake)
-            with console.status("") as status:
-                _spin(recorder, executor, writer, options, signals, status)
-            return dict(writer.counts)
+        with recorder_node() as (node, executor):
+            parameters = read_parameters(node, options.node)
+            with RecordingWriter(options.out, compress=not options.no_compression) as writer:
+                _attach_session(writer, options.node, parameters, console)
+                say = lambda sentence: console.print(Text(sentence, style="yellow"), soft_wrap=True)  # noqa: E731
+                recorder = Recorder(node, writer, options.node, sent_images=options.sent_images, say=say)
+                signals.wakes(executor.wake)
+                with console.status("") as status:
+                    _spin(recorder, executor, writer, options, signals, status)
+                return dict(writer.counts)
     except OSError as error:
         raise VlaError(f"{options.out}: {error.strerror or error}: what was recorded so far is there, its index is not") from error
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 def _spin(recorder: Any, executor: Any, writer: RecordingWriter, options: argparse.Namespace, signals: StopSignals, status: Any) -> None:

@@ -4,24 +4,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.recording import RecordingWriter
 from vla_ros.ros.message_definitions import definition_of
 from vla_ros.ros.parameters import PolicyNodeParameters, from_ros, parameter_specs
+from vla_ros.ros.transport import use_fastdds_profile
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 SHARED_TOPICS = ("/clock", "/tf", "/tf_static", "/diagnostics", "/rosout")
 _IMAGE_DEPTH, _DEPTH = 10, 1000
 _SERVICE_TIMEOUT_S = 10.0
+
+
+@contextmanager
+def recorder_node() -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """A node of its own for the recorder, and the executor that spins it; signals are left to the caller."""
+    use_fastdds_profile()
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(f"vla_recorder_{time.monotonic_ns() % 100_000}", start_parameter_services=False)
+    try:
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        yield node, executor
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 def split_name(name: str) -> tuple[str, str]:
