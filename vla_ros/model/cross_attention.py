@@ -114,7 +114,10 @@ class CrossModalPolicy(Policy):
     ) -> PolicyOutput:
         """As `Policy.forward`."""
         words = text_NT.shape[1]
-        label_NLE = self._embed_label(text_NT, self.state(proprio_BS, withheld_B), prefix_NQ)
+        labels = text_NT.shape[0] // proprio_BS.shape[0]
+        withheld_N = None if withheld_B is None else withheld_B.repeat_interleave(labels, dim=0)
+        moved_NS, shift_ND, count_N = self.anchor(prefix_NQ, proprio_BS.repeat_interleave(labels, dim=0))
+        label_NLE = self._embed_label(text_NT, self.state(moved_NS, withheld_N) + self.anchor.count_HE[count_N], prefix_NQ)
         text_NTE, query_NQE = label_NLE[:, :words], label_NLE[:, words:]
         padded_N11T = (text_NT == self.config.pad_token)[:, None, None, :].to(label_NLE.dtype) * MASKED
         vision_BVE = self.vision(images)
@@ -122,21 +125,21 @@ class CrossModalPolicy(Policy):
             vision_BVE, text_NTE = see(vision_BVE), listen(text_NTE, padded_N11T)
         front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
         spoken_BVE = self.speak(front_BVE)
-        vision_NVE = vision_BVE.repeat_interleave(text_NT.shape[0] // vision_BVE.shape[0], dim=0)
+        vision_NVE = vision_BVE.repeat_interleave(labels, dim=0)
         first, *others = self.trunk.exchanges
         vision_NVE, text_NTE, query_NQE = first(vision_NVE, text_NTE, query_NQE, padded_N11T)
         pointing_NLE, pointed_N2 = self._point(torch.cat([text_NTE, query_NQE], dim=1), text_NT, front_BVE, spoken_BVE, told_N2)
         query_NQE = pointing_NLE[:, words:]
         for exchange in others:
             vision_NVE, text_NTE, query_NQE = exchange(vision_NVE, text_NTE, query_NQE, padded_N11T)
-        return self._answer_from(self.norm_label(query_NQE[:, 1:]), self._say(front_BVE, spoken_BVE), pointed_N2)
+        return self._answer_from(self.norm_label(query_NQE[:, 1:]), self._say(front_BVE, spoken_BVE), pointed_N2, shift_ND)
 
-    def _answer_from(self, label_NQE: Tensor, seen: Seen, pointed_N2: Tensor) -> PolicyOutput:
+    def _answer_from(self, label_NQE: Tensor, seen: Seen, pointed_N2: Tensor, shift_ND: Tensor) -> PolicyOutput:
         """The heads: plan token first, then action tokens."""
         plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
         asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
         return PolicyOutput(
-            action_NQA=self.bin_logits(asked_NQE),
+            action_NQA=self.anchor.move(self.bin_logits(asked_NQE), shift_ND),
             phase_NC=self.read_phase(plan_NE),
             point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
             pointed_N2=pointed_N2,
