@@ -47,26 +47,32 @@ def _read(path: Path) -> RosProcess | None:
     return RosProcess(pid=int(path.name), command=command, environment=environment)
 
 
-def check_environment(processes: list[RosProcess], environment: Mapping[str, str]) -> list[Finding]:
-    """What makes this shell and those processes deaf to each other. ``environment`` is this shell's."""
-    findings = [finding for process in processes for finding in _differences(process, environment)]
+def check_environment(processes: list[RosProcess], environment: Mapping[str, str], *, alone: bool) -> list[Finding]:
+    """What makes this shell and those processes deaf to each other.
+
+    Args:
+        processes: others on this machine.
+        environment: this shell's.
+        alone: no node is visible from here; then being deaf is the fault, otherwise it may be meant.
+    """
+    findings = [finding for process in processes for finding in _differences(process, environment, FAIL if alone else WARN)]
     domain = environment.get("ROS_DOMAIN_ID", "0")
     summary = f"domain {domain}, {_scope(environment)}, {len(processes)} ROS processes of this user"
     return findings or [Finding(name="ROS environment", state=OK, found=summary)]
 
 
-def _differences(process: RosProcess, mine: Mapping[str, str]) -> Iterator[Finding]:
+def _differences(process: RosProcess, mine: Mapping[str, str], deaf: str) -> Iterator[Finding]:
     theirs = process.environment
     for variable, default in _DEFAULTS.items():
         a, b = theirs.get(variable) or default, mine.get(variable) or default
         if a != b:
             remedy = f"export {variable}={a} in this shell, or start that process with {variable}={b}: nodes of different ones never meet"
             found = f"{process.name} has {variable}={a}, this shell {b}"
-            yield Finding(name="ROS environment", state=FAIL, found=found, remedy=remedy)
+            yield Finding(name="ROS environment", state=deaf, found=found, remedy=remedy)
     if "off" in (_scope(theirs), _scope(mine)) and _scope(theirs) != _scope(mine):
         found = f"{process.name} and this shell do not both allow discovery (ROS_AUTOMATIC_DISCOVERY_RANGE=OFF)"
         yield Finding(
-            name="ROS environment", state=FAIL, found=found, remedy="unset ROS_AUTOMATIC_DISCOVERY_RANGE on both sides, or set SUBNET"
+            name="ROS environment", state=deaf, found=found, remedy="unset ROS_AUTOMATIC_DISCOVERY_RANGE on both sides, or set SUBNET"
         )
     elif _scope(theirs) != _scope(mine):
         found = f"{process.name} uses {_scope(theirs)}, this shell {_scope(mine)}"

@@ -36,7 +36,7 @@ def check_robot_and_graph(options: argparse.Namespace, child: Child) -> list[Fin
         "import sys; from vla_ros.ros.graph_probe import main; sys.exit(main(sys.argv[1:]))", options.node, str(options.seconds)
     )
     facts = json.loads(last_line(text)) if code == 0 else None
-    findings = check_environment(ros_processes(), os.environ)
+    findings = check_environment(ros_processes(), os.environ, alone=facts is None or not facts["nodes"])
     if facts is None:
         remedy = "mend ROS first: vla doctor --only machine"
         return [*findings, Finding(name="ROS graph", state=FAIL, found=last_line(text), remedy=remedy)]
