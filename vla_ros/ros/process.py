@@ -24,6 +24,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.ros.log_pump import LogPump
 from vla_ros.ros.parameters import parameter_specs
 from vla_ros.ros.transport import use_fastdds_profile
 
@@ -127,7 +128,7 @@ def serve(
         ros_arguments: from ``--ros-args`` on.
     """
     use_fastdds_profile()
-    with StopSignals() as signals:
+    with LogPump(), StopSignals() as signals:
         rclpy.init(args=_ros_arguments(arguments, ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
         executor = SingleThreadedExecutor()
         signals.wakes(executor.wake)
