@@ -7,8 +7,11 @@ Takes the arguments of ``policy.launch.py`` as options, and ROS arguments after 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+from pathlib import Path
 
+from vla_ros.processes import die_with_parent
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_node import PolicyNode
 from vla_ros.ros.process import StopSignals, add_parameter_arguments, parameter_overrides, serve, split_ros_arguments
@@ -42,15 +45,32 @@ def main(argv: list[str] | None = None) -> int:
         metavar="BOOL",
         help="configure and activate at once; false waits for lifecycle requests (default: true)",
     )
+    parser.add_argument(
+        "--flight-recorder", type=Path, metavar="DIR", help="keep the last half minute, and write it there as MCAP when the node latches or fails"
+    )
     arguments = parser.parse_args(ours)
+    recorders: list[subprocess.Popen] = []
 
     def make(signals: StopSignals) -> PolicyNode:
         node = PolicyNode(parameter_overrides(PolicyNodeParameters, arguments), signals.requested)
         if arguments.autostart:
             Autostart(node)
+        if arguments.flight_recorder is not None:
+            recorders.append(start_flight_recorder(arguments.flight_recorder, node.get_fully_qualified_name()))
         return node
 
-    return serve(make, close=PolicyNode.close, arguments=arguments, ros_arguments=ros)
+    def close(node: PolicyNode) -> None:
+        node.close()
+        for recorder in recorders:
+            recorder.terminate()
+
+    return serve(make, close=close, arguments=arguments, ros_arguments=ros)
+
+
+def start_flight_recorder(folder: Path, policy_node: str) -> subprocess.Popen:
+    """Starts the process that ends with this one."""
+    command = [sys.executable, "-m", "vla_ros.ros.flight_recorder", "--folder", str(folder), "--node", policy_node]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True)
 
 
 class Autostart:
