@@ -53,7 +53,7 @@ class MessageFuzzer:
         topic, message = (
             ("joint_states", self._joint_state()),
             (f"{camera.name}/image_raw", self._image(camera)),
-            ("instruction", String(data=str(self._rng.choice(_TEXTS)))),
+            ("instruction", String(data=self._one_of(_TEXTS))),
             ("e_stop", Bool(data=bool(self._rng.random() < 0.2))),
         )[kind]
         return topic, type(message), self._damaged(message) if self._rng.random() < 0.1 else message
@@ -68,6 +68,10 @@ class MessageFuzzer:
         if cut < 0.3:
             del data[self._rng.integers(4, len(data) + 1) :]
         return bytes(data + bytes(8) if cut > 0.9 else data)
+
+    def _one_of(self, texts: tuple[str, ...]) -> str:
+        """By index: an array of strings would lose the NULs at their ends."""
+        return texts[self._rng.integers(len(texts))]
 
     def _stamp(self) -> Any:
         """Mostly good; also zero, negative, old, from the future, and far beyond."""
@@ -108,7 +112,7 @@ class MessageFuzzer:
         picture = rng.integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
         message = image_message(picture, self._stamp(), f"{camera.name}_camera_optical_frame")
         if rng.random() < 0.7:
-            message.encoding = str(rng.choice(_ENCODINGS))
+            message.encoding = self._one_of(_ENCODINGS)
         if rng.random() < 0.4:
             setattr(message, str(rng.choice(["height", "width", "step"])), int(rng.choice([0, 1, 7, 127, 129, 4097, 2**31, 2**32 - 1])))
         if rng.random() < 0.3:
