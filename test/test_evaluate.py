@@ -269,7 +269,7 @@ def test_the_same_seed_gives_the_same_episode(env):
 # ---- through the real nodes ----
 
 
-@pytest.mark.parametrize("delay_ms", [0.0, 400.0])
+@pytest.mark.parametrize("delay_ms", [0.0, 220.0])
 def test_the_expert_succeeds_through_the_loop_however_late_it_answers(tmp_path, delay_ms):
     """The whole chain but the network: tokens, committed steps, chunks, control loop, controller, success check."""
     path = tmp_path / "expert.json"

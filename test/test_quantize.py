@@ -55,7 +55,7 @@ def test_every_method_answers_almost_as_before(name, exported, tmp_path):
     model = onnx.load(out)
     if name != "fp16":
         assert 0.2 < graph_cost(model).integer_operations / graph_cost(model).operations <= 1.0  # attention stays
-        assert set(kept) <= {node.name for node in model.graph.node}
+        assert set(kept) <= {node.name.removesuffix("_MatMul") for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")}
     assert {entry.version for entry in model.opset_import if entry.domain == ""} == {18}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
+from vla_ros.core.errors import ConfigError
 from vla_ros.recording import RecordingWriter
 
 
@@ -39,17 +40,21 @@ class FlightRing:
             self._bytes -= len(self._messages.popleft()[2])
 
     def dump(self, path: Path, attachments: dict[str, str]) -> dict[str, int]:
-        """Writes what is kept; it stays kept. Returns messages by topic.
+        """Writes what is kept; it stays kept. The file has its name when it is whole. Returns messages by topic.
 
         Raises:
             ConfigError: the file exists or cannot be made.
             OSError: the disk is full.
         """
-        with RecordingWriter(path) as writer:
+        if path.exists():
+            raise ConfigError(f"{path} exists: choose another name")
+        part = path.with_name(path.name + ".part")
+        with RecordingWriter(part) as writer:
             for name, text in attachments.items():
                 writer.attach(name, text)
             for topic in sorted({topic for _, topic, _ in self._messages}):
                 writer.open_topic(topic, *self._topics[topic])
             for log_time_ns, topic, cdr in self._messages:
                 writer.write(topic, cdr, log_time_ns)
+        part.rename(path)
         return dict(writer.counts)

@@ -111,8 +111,10 @@ def small_layers(model: onnx.ModelProto, share: float = SMALL_SHARE) -> list[str
 def _write_dynamic(model: onnx.ModelProto, out: Path, method: Method, kept: Sequence[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # The tool makes a product and a sum of each Gemm first: what stays as it is has to be named by both names.
+    excluded = [*kept, *(f"{name}_MatMul" for name in kept)]
     quantize_dynamic(
-        model, out, per_channel=True, reduce_range=method.weights == "s7", nodes_to_exclude=list(kept), op_types_to_quantize=["MatMul"],
+        model, out, per_channel=True, reduce_range=method.weights == "s7", nodes_to_exclude=excluded, op_types_to_quantize=["MatMul"],
         weight_type=QuantType.QUInt8 if method.weights == "u8" else QuantType.QInt8, extra_options={"MatMulConstBOnly": True},
     )
 

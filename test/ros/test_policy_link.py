@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_ros.core.chunk import Reference
 from vla_ros.core.paths import robot_config_path
 from vla_ros.core.safety import StatusCode
 from vla_ros.robot import RobotDescription
@@ -38,7 +39,9 @@ def ends(tiny_bundle):
 
 
 def loop(instruction="go", refused=None):
-    return SimpleNamespace(generation=4, instruction=instruction, wants_inference=True, refuse_instruction=lambda *a: refused.append(a))
+    reference = Reference.at_rest(7, np.arange(7.0))
+    facts = {"generation": 4, "instruction": instruction, "wants_inference": True, "reference": reference}
+    return SimpleNamespace(**facts, refuse_instruction=lambda *a: refused.append(a))
 
 
 def test_the_worker_reads_what_the_loop_wants(ends):

@@ -69,7 +69,7 @@ class ControlLoop:
         self.instruction = ""
         self.task_done = False
         self.counts: Counter[str] = Counter()
-        self._coming_back: set[StatusCode] = set()
+        self._coming_back: tuple[StatusCode, ...] = ()
         self._e_stop = False
         self._blocked: StatusCode | None = None
         self._unresumed: StatusCode | None = None
@@ -429,10 +429,10 @@ class ControlLoop:
             worst_m, now_m = max(depth_m(position_J) for position_J in path_NJ), depth_m(self._guard.last[0])
             # A way out is stopped at half the margin. The other half is for the way back, which may begin with a small detour.
             if now_m <= 0.0:
-                self._coming_back.discard(code)
+                self._coming_back = tuple(c for c in self._coming_back if c is not code)
             allowed_m = margin_m if code in self._coming_back else 0.5 * margin_m
             if worst_m > max(allowed_m, now_m):
-                self._coming_back.add(code)
+                self._coming_back = (*self._coming_back, code)
                 return code
         return None
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
@@ -140,6 +141,7 @@ class Fuzz:
         self._request = Trigger.Request()
         arguments = ("--model", str(bundle), "--ros-args", "-p", "max_joint_age_s:=0.4", "-p", "max_image_age_s:=0.6", "-p", "max_skew_s:=0.6")
         self.node = self._start("run", *arguments, stderr=self._log)
+        self.refused = 0
         self.judge = self._start("command_observer", "--urdf", str(robot.urdf_path), stdout=subprocess.PIPE)
 
     @staticmethod
@@ -174,7 +176,10 @@ class Fuzz:
         if topic not in self._publishers:
             profile = self._qos.COMMAND if message_type in (String, Bool) else self._qos.SENSOR_SOURCE
             self._publishers[topic] = self.robot.node.create_publisher(message_type, topic, profile)
-        self._publishers[topic].publish(message)
+        try:
+            self._publishers[topic].publish(message)
+        except rclpy_implementation.RCLError:  # the middleware itself refuses some damaged bytes; nobody can be hurt by what was not sent
+            self.refused += 1
         self.sent[topic + (" (damaged bytes)" if isinstance(message, bytes) else "")] += 1
 
     def _help(self) -> None:
@@ -215,6 +220,7 @@ class Fuzz:
         return {
             "messages": messages,
             "sent": dict(self.sent),
+            "refused_by_the_middleware": self.refused,
             "acting_share": round(acting, 3),
             "recovery_s": round(recovery_s, 2),
             "exit_code": exit_code,

@@ -52,7 +52,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             return _facts(view)
-    except (ValueError, IndexError, RecursionError) as error:
+    except (ValueError, IndexError, RecursionError, BufferError) as error:  # BufferError: the mapping is closed while the failed reader still looks at it
         raise BundleError(f"{path} is no readable ONNX model ({error}): copy or export the bundle again") from None
 
 
