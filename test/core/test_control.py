@@ -436,6 +436,21 @@ def test_the_task_ends_when_the_step_that_two_chunks_call_the_last_is_due():
     assert rig.tick().code is StatusCode.WAITING and not rig.outputs[-1].task_done
 
 
+def test_joints_that_fell_silent_in_motion_are_no_moved_arm():
+    """What was measured last is where the arm was before it stopped."""
+    rig = Rig().act()
+    rig.put(waypoints=np.repeat(0.2 * np.arange(1, 6)[:, None], J, axis=1))
+    rig.tick(10)
+    silent = rig.watch = Watch(joint_age_ns=10**9)
+    for _ in range(200):
+        rig.tick()
+        assert rig.outputs[-1].code is StatusCode.JOINTS_STALE and rig.outputs[-1].state is ControlState.HOLDING
+    assert rig.watch is silent and np.abs(rig.outputs[-1].positions_J - rig.joints).max() > 0.01
+    rig.joints = rig.outputs[-1].positions_J
+    rig.watch = Watch()
+    assert rig.tick(20).state is ControlState.HOLDING and rig.outputs[-1].code is StatusCode.WAITING
+
+
 def test_a_chunk_that_takes_it_back_goes_on():
     rig = Rig().act()
     for done in (True, True, False):

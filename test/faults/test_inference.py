@@ -24,6 +24,7 @@ def test_row_32_pictures_and_joints_too_far_apart_are_not_used_together(make_rig
         message.header.stamp.sec -= 2
 
     rig.robot.alter_image = age
+    time.sleep(0.5)  # pictures that were on their way are gone
     rig.robot.instruct("go")
     rig.until_code("WAITING")
     time.sleep(0.5)

@@ -442,7 +442,8 @@ class ControlLoop:
         measured_J = None if measured is None else measured.positions_J
         command_J = self._guard.last[0]
         self._joints_are_frozen = self._frozen.is_frozen(measured_J if self.state is ControlState.ACTING else None, command_J)
-        rests = self._guard.is_at_rest and self.state in (ControlState.IDLE, ControlState.HOLDING, ControlState.LATCHED)
+        is_blind = self._blocked is StatusCode.JOINTS_STALE  # the last measurement may be from before the stop
+        rests = self._guard.is_at_rest and not is_blind and self.state in (ControlState.IDLE, ControlState.HOLDING, ControlState.LATCHED)
         if self._standstill.is_elsewhere(measured_J if rests else None, command_J) and not self._arm_was_moved:
             self._arm_was_moved = True
             self._latch(StatusCode.ARM_MOVED)

@@ -73,7 +73,7 @@ class PolicyNodeParameters(Parameterized):
     )
     inference_nice: int = parameter(10, "niceness of the inference process", low=0, high=19, name="inference.nice")
     inference_max_rate_hz: float = parameter(
-        10.0, "upper bound of inferences a second", unit="Hz", low=0.1, high=1000.0, name="inference.max_rate_hz"
+        5.0, "upper bound of inferences a second", unit="Hz", low=0.1, high=1000.0, name="inference.max_rate_hz"
     )
     worker_start_timeout_s: float = parameter(
         60.0,

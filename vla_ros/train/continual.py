@@ -149,7 +149,8 @@ class ContinualRun:
 
     def run(self) -> dict[str, Any]:
         """Trains and reports: metrics of old and new data before and after, and `forgetting` of scores that are minus the action loss."""
-        before = self._measure(restore_policy(self.state))
+        with torch.random.fork_rng():  # a network made for measuring must not change what a resumed run draws
+            before = self._measure(restore_policy(self.state))
         self.trainer.run()
         after = self._measure(self.trainer.averaged.model)
         score_IJ = [[-stage[part]["loss_action"] for part in ("old", "new")] for stage in (before, after)]
