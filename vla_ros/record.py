@@ -75,6 +75,7 @@ def record(options: argparse.Namespace, console: Console, signals: StopSignals) 
                 _attach_session(writer, options.node, parameters, console)
                 say = lambda sentence: console.print(Text(sentence, style="yellow"), soft_wrap=True)  # noqa: E731
                 recorder = Recorder(node, writer, options.node, sent_images=options.sent_images, say=say)
+                executor.add_node(node)
                 signals.wakes(executor.wake)
                 with console.status("") as status:
                     _spin(recorder, executor, writer, options, signals, status)

@@ -30,14 +30,12 @@ _SERVICE_TIMEOUT_S = 10.0
 
 @contextmanager
 def recorder_node() -> Iterator[tuple[Node, SingleThreadedExecutor]]:
-    """A node of its own for the recorder, and the executor that spins it; signals are left to the caller."""
+    """A node of its own for the recorder, and an executor to add it to once its parameters are read; signals are left to the caller."""
     use_fastdds_profile()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node(f"vla_recorder_{time.monotonic_ns() % 100_000}", start_parameter_services=False)
     try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        yield node, executor
+        yield node, SingleThreadedExecutor()
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
