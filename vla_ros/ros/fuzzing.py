@@ -160,6 +160,8 @@ class Fuzz:
             acted += self.robot.code == "ACTING"
             time.sleep(1.0 / rate_hz)
         begin_s = time.monotonic()
+        self._silent_from = len(self.robot.statuses)
+        self.robot.run(self._fall_silent)  # as long as two sources of joint states are there, the node holds
         self._until(self._acts_again, "the robot acts again", timeout_s)
         return self._report(messages, acted / messages, time.monotonic() - begin_s)
 
@@ -182,6 +184,12 @@ class Fuzz:
             self.refused += 1
         self.sent[topic + (" (damaged bytes)" if isinstance(message, bytes) else "")] += 1
 
+    def _fall_silent(self) -> None:
+        """Takes the bad publishers away; in the robot's thread."""
+        for publisher in self._publishers.values():
+            self.robot.node.destroy_publisher(publisher)
+        self._publishers.clear()
+
     def _help(self) -> None:
         """What a patient person does: releases the e-stop, resumes, instructs."""
         self.robot.press_e_stop(False)
@@ -190,7 +198,8 @@ class Fuzz:
         self.robot.instruct("go on")
 
     def _acts_again(self) -> bool:
-        if self.robot.code == "ACTING":
+        # At any time since: a policy that knows nothing may lead out of the workspace at once, and is stopped there.
+        if any(status["code"] == "ACTING" for status in self.robot.statuses[self._silent_from :]):
             return True
         self._help()
         time.sleep(0.5)
