@@ -62,6 +62,8 @@ def test_an_emergency_stop_leaves_a_file_with_what_came_before(make_rig, tmp_pat
         robot = rig.start()
         count = rig.robot.node.count_subscribers
         rig.until(lambda: count("command") > 1 and count("joint_states") > 1 and count("vla_policy/action_tokens") > 1, "it records", 30.0)
+        rig.until(lambda: count("instruction") > 1, "it hears instructions", 30.0)
+        robot.instruct("push the other cube")  # the first one was given before it listened
         tokens = len(robot.tokens)
         rig.until(lambda: len(robot.tokens) > tokens + 3, "the robot acts")
         robot.press_e_stop(True)
