@@ -432,7 +432,8 @@ class ControlLoop:
                 self._coming_back = tuple(c for c in self._coming_back if c is not code)
             allowed_m = margin_m if code in self._coming_back else 0.5 * margin_m
             if worst_m > max(allowed_m, now_m):
-                self._coming_back = (*self._coming_back, code)
+                if code not in self._coming_back:
+                    self._coming_back = (*self._coming_back, code)
                 return code
         return None
 

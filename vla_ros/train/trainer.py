@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import json
 import logging
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from vla_ros.model.policy import Policy
 from vla_ros.train.checkpoint import load_checkpoint, restore_tokenizer, save_checkpoint
 from vla_ros.train.config import TrainConfig, load_config
 from vla_ros.train.data import Batch, BatchMaker, Dataset
+from vla_ros.train.interrupt import StopOnSignal
 from vla_ros.train.losses import Metrics, PolicyLoss
 from vla_ros.train.optim import AveragedWeights, learning_rate, make_optimizer
 from vla_ros.train.prefetch import Prefetcher
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "%.2f M parameters, %d frames to train on, %d held out, K=%d",
         parameters / 1e6, dataset.num_frames(), dataset.num_frames(held_out=True), dataset.labels,
     )
-    with _StopOnSignal(trainer):
+    with StopOnSignal(trainer):
         metrics = trainer.run()
     if arguments.json:
         from vla_ros.results import write_json
@@ -298,27 +298,6 @@ def keep_heap() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-class _StopOnSignal:
-    """Turns SIGINT and SIGTERM into a request to end after the current step; a second one interrupts at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
-
-    def __exit__(self, *unused: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self._trainer.stop_requested:
-            raise KeyboardInterrupt
-        self._trainer.stop_requested = True
 
 
 def _parser() -> argparse.ArgumentParser:
