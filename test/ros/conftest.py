@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import itertools
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,17 +157,28 @@ def make_bundle() -> Callable[..., Path]:
     return write_tiny_bundle
 
 
-_domains = iter(range(os.getpid() % 60 + 1, 10_000))
+_numbers = itertools.cycle(range(1, 101))  # 101 is the largest that is safe beside Linux's ephemeral ports
+_numbers = itertools.islice(_numbers, os.getpid() % 100, None)
 
 
 @contextlib.contextmanager
 def ros_domain() -> Iterator[int]:
-    """A ROS domain of its own, on this machine only; 101 is the largest that is safe beside Linux's ephemeral ports."""
-    number = next(_domains) % 100 + 1
-    with pytest.MonkeyPatch.context() as patch:
+    """A ROS domain of its own, on this machine only: a lock keeps test runs side by side out of each other's."""
+    folder = Path(tempfile.gettempdir()) / "vla_ros_test_domains"
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        number = next(n for n in _numbers if _lock(stack.enter_context((folder / str(n)).open("w"))))
         patch.setenv("ROS_DOMAIN_ID", str(number))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield number
+
+
+def _lock(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
