@@ -41,10 +41,10 @@ def start_node(context, tiny_bundle, wait_until):
         return processes[-1], robot
 
     yield start
+    robot.close()  # while its peers live: one that is killed may leave the shared memory of both half written
     for process in processes:
         process.kill()
         process.wait()
-    robot.close()
 
 
 @pytest.fixture
