@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.core.text import build_prompt, normalize_instruction
+from vla_ros.core.text import build_prompt, normalize_instruction, printable
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,14 @@ def test_braces_in_an_instruction_are_text():
 def test_a_template_without_one_place_is_refused(template):
     with pytest.raises(ConfigError):
         build_prompt(template, "go")
+
+
+@given(st.text())
+def test_what_is_logged_is_one_printable_line(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    assert (shown == text) == text.isprintable()
+
+
+def test_marks_and_line_ends_are_shown_as_escapes():
+    assert printable("head\u202e\n[ERROR] \x00 caf\u00e9") == "head\\u202e\\n[ERROR] \\x00 caf\u00e9"

@@ -23,6 +23,14 @@ def normalize_instruction(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", kept).split())
 
 
+def printable(text: str) -> str:
+    """Text from outside as it may stand in a log, on one line: what is not printable (control, bidirectional, line ends) as its escape.
+
+    ``\\n`` or a bidirectional mark in a joint's name could otherwise forge log lines or turn those around it.
+    """
+    return "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text)
+
+
 def build_prompt(template: str, instruction: str) -> str:
     """The text that the tokenizer sees.
 

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vla_ros.core.errors import InputError
 from vla_ros.core.image import prepare_image
 from vla_ros.core.observation import CameraSpec
+from vla_ros.core.text import printable
 from vla_ros.ros import qos
 from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.compressed_images import compressed_to_rgb
@@ -84,7 +85,7 @@ class RosCameras:
             self._accept(camera, message, now_ns)
         except InputError as error:
             if self.drops.dropped(name, error.code):
-                self._node.get_logger().warning(f"picture of camera '{name}' dropped ({error.code}): {error}")
+                self._node.get_logger().warning(f"picture of camera '{name}' dropped ({error.code}): {printable(str(error))}")
             return
         if self.drops.accepted(name):
             self._node.get_logger().info(f"pictures of camera '{name}' are good again")

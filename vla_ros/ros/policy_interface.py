@@ -19,6 +19,7 @@ from vla_ros.core.action import ActionSpec
 from vla_ros.core.chunk import ActionChunk
 from vla_ros.core.control import ControlOutput
 from vla_ros.core.safety import StatusCode
+from vla_ros.core.text import printable
 from vla_ros.ros import qos
 from vla_ros.ros.command import CommandBuilder, make_command_builder
 from vla_ros.ros.control_runner import TickSinks
@@ -114,8 +115,8 @@ class PolicyInterface:
             self.say(f"{source} dropped ({code}): {sentence}")
 
     def say(self, sentence: str) -> None:
-        """Logs a warning from the executor's thread. Any thread, does not block."""
-        self._queue(lambda: self._node.get_logger().warning(sentence))
+        """Logs a warning from the executor's thread. Any thread, does not block. Parts of it may come from messages."""
+        self._queue(lambda: self._node.get_logger().warning(printable(sentence)))
 
     # ---- control thread ----
 
