@@ -93,7 +93,8 @@ class ControlOutput:
         code: why.
         warnings: further codes that do not change the motion.
         generation: the current generation.
-        is_commanded: False while inactive and at rest, before the first activation, or latched with the arm moved away: send nothing.
+        is_commanded: False before the first activation, once at rest after deactivation, latched with the arm moved away, and in the pause before
+            a stream that begins elsewhere: send nothing, no last command either.
         task_done: the policy said so in enough chunks; stays True until the next instruction.
         action_D: the action of the step that the reference moves towards, None without one.
     """

@@ -63,7 +63,7 @@ class ControlLoop:
         self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
         self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)
         self._joints_are_frozen = self._arm_was_moved = False
-        self._quiet_ticks, self._silent_ticks = 0, _PAUSE_TICKS
+        self._quiet_ticks, self._silent_ticks, self._has_ended = 0, _PAUSE_TICKS, True
         self.state = ControlState.INACTIVE
         self.code = StatusCode.INACTIVE
         self.instruction = ""
@@ -465,7 +465,10 @@ class ControlLoop:
         self._quiet_ticks = max(_PAUSE_TICKS - self._silent_ticks, 0) if jumps else 0
 
     def _is_commanded(self) -> bool:
-        is_silent = self._arm_was_moved or self._quiet_ticks > 0 or (self.state is ControlState.INACTIVE and self._guard.is_at_rest)
+        """Whether to send this command. After deactivation the first one at rest is the last."""
+        is_inactive = self.state is ControlState.INACTIVE
+        is_silent = self._arm_was_moved or self._quiet_ticks > 0 or (is_inactive and self._has_ended)
+        self._has_ended = is_inactive and self._guard.is_at_rest
         self._silent_ticks = self._silent_ticks + 1 if is_silent else 0
         return not is_silent
 

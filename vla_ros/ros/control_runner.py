@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control thread's work: everything that touches the control loop happens here, once a period. Must not import rclpy.
 
-It takes the newest joint state and instruction itself. Other threads leave every e-stop message, and calls whose answer somebody waits for;
-nothing here waits for them.
+It takes the robot's inputs itself. Other threads leave calls whose answer somebody waits for; nothing here waits for them.
 """
 
 from __future__ import annotations
@@ -85,17 +84,11 @@ class ControlRunner:
         self._link = link
         self._now_ns = now_ns
         self._sinks = sinks
-        self._e_stop: deque[bool] = deque(maxlen=64)
         self._calls: deque[tuple[Callable[[ControlLoop, int], Any], Future]] = deque()
         self._edge: tuple[Any, ...] = ()
-        self._was_commanded = False
         self.output: ControlOutput | None = None
 
     # ---- any thread ----
-
-    def put_e_stop(self, pressed: bool) -> None:
-        """Leaves an e-stop message. All of them are looked at: a press must latch even if a release follows at once."""
-        self._e_stop.append(pressed)
 
     def post(self, function: Callable[[ControlLoop, int], Any]) -> Future:
         """Leaves a call for the next period."""
@@ -131,17 +124,14 @@ class ControlRunner:
     def tick(self, _monotonic_ns: int) -> None:
         """One control period."""
         now_ns = self._now_ns()
-        while self._e_stop:
-            self._loop.set_e_stop(self._e_stop.popleft())
         self._inputs.apply(self._loop, now_ns)
         while self._calls:
             self._answer(*self._calls.popleft())
         self._take_answers(now_ns)
         watch = Watch(joint_age_ns=self._inputs.joint_age_ns, worker_age_ns=self._link.age_ns, hold=self._link.hold)
         output = self._loop.step(now_ns, watch)
-        if output.is_commanded or self._was_commanded:  # the last command is the one at rest
+        if output.is_commanded:
             self._sinks.command(output)
-        self._was_commanded = output.is_commanded
         self._link.send(self._loop, self._inputs.sample, now_ns)
         self.output = output
         edge = (output.state, output.code, output.warnings)
