@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import zlib
 
 import hypothesis.strategies as st
 import numpy as np
@@ -26,24 +27,31 @@ _MESSAGES = int(os.environ.get("VLA_FUZZ_MESSAGES", "5000"))
 
 @pytest.mark.ros
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="one of two runs of 5,000 messages did not pass the judge; which of its conditions failed is not known yet")
 def test_thousands_of_bad_messages_neither_break_the_node_nor_let_a_bad_command_out(context, tiny_bundle):
-    from vla_ros.ros.fuzzing import Fuzz, passed
+    from vla_ros.ros.fuzzing import Fuzz, failures
 
     with contextlib.closing(Fuzz(tiny_bundle, _ROBOT, tabletop.CAMERAS, seed=1)) as fuzz:
         report = fuzz.run(_MESSAGES, rate_hz=400.0, timeout_s=60.0)
-    assert passed(report), json.dumps(report, indent=1)
+    assert not failures(report), json.dumps({"failures": failures(report), **report}, indent=1)
     assert sum(report["sent"].values()) == _MESSAGES and len(report["sent"]) == 10  # five topics, whole and damaged
 
 
 @pytest.mark.ros
 def test_the_same_seed_makes_the_same_messages():
+    from sensor_msgs.msg import Image
+
     from vla_ros.ros.fuzzing import MessageFuzzer
 
-    def some(seed):
+    def content(message):
+        if isinstance(message, bytes):
+            return len(message)  # serialized messages have padding that nobody sets: the rest follows from the seed as their length does
+        if isinstance(message, Image):
+            return message.encoding, message.height, message.width, message.step, message.header.stamp.sec, zlib.crc32(message.data)
+        return repr(message)
+
+    def some(seed):  # a storm, a calm, and the beginning of the next storm
         fuzzer = MessageFuzzer(seed, _ROBOT, tabletop.CAMERAS, lambda: 10**18)
-        # Serialized messages have padding that nobody sets: their lengths must do.
-        return [len(message) if isinstance(message, bytes) else repr(message) for (_, _, message), _ in zip(fuzzer, range(200))]
+        return [(topic, content(message)) for (topic, _, message), _ in zip(fuzzer, range(1000))]
 
     assert some(4) == some(4) != some(5)
 

@@ -7,12 +7,16 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from vla_ros.core.paths import robot_config_path
+from vla_ros.robot import RobotDescription
 from vla_ros.ros.command_observer import CommandJudge
 
+_ROBOT = RobotDescription.load(robot_config_path("tabletop_arm"))
 _LIMITS = {"a": (-1.0, 1.0, 2.0), "b": (0.0, 0.04, 0.15)}
 
 
@@ -71,28 +75,62 @@ def test_a_jump_inside_a_stream_is_a_fault_and_a_new_start_from_rest_is_none():
     assert judged(message(0.0, 1.0), message(0.9), gap_s=0.2).violations["step"] == 1
 
 
-@pytest.mark.ros
-def test_the_process_reads_the_topic_and_reports(context, wait_until):
+@pytest.fixture
+def process_and_publisher(context, wait_until):
+    """The judge as a process, and a publisher that it listens to."""
     import rclpy
-    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+    from trajectory_msgs.msg import JointTrajectory
 
-    from vla_ros.core.paths import robot_config_path
-    from vla_ros.robot import RobotDescription
-
-    robot = RobotDescription.load(robot_config_path("tabletop_arm"))
-    command = [sys.executable, "-m", "vla_ros.ros.command_observer", "--urdf", str(robot.urdf_path)]
+    command = [sys.executable, "-m", "vla_ros.ros.command_observer", "--urdf", str(_ROBOT.urdf_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     node = rclpy.create_node("commander")
     try:
-        publisher = node.create_publisher(JointTrajectory, "command", 10)
+        publisher = node.create_publisher(JointTrajectory, "command", 100)
         wait_until(publisher.get_subscription_count, "the observer is connected", 20.0)
-        bad = JointTrajectory(joint_names=list(robot.joint_names), points=[JointTrajectoryPoint(positions=[9.0] * 7, velocities=[0.0] * 7)])
-        bad.points[0].time_from_start.nanosec = 20_000_000
-        publisher.publish(bad)
-        publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+        yield process, publisher
     finally:
         node.destroy_node()
-        process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20.0)
-    report = json.loads(out)
+        process.kill()
+        process.wait()
+
+
+def trajectory(positions):
+    """One point at rest, one period ahead."""
+    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+    made = JointTrajectory(joint_names=list(_ROBOT.joint_names), points=[JointTrajectoryPoint(positions=positions, velocities=[0.0] * 7)])
+    made.points[0].time_from_start.nanosec = 20_000_000
+    return made
+
+
+def ended(process):
+    """Ends the judge; returns what it printed."""
+    process.send_signal(signal.SIGTERM)
+    return json.loads(process.communicate(timeout=20.0)[0])
+
+
+@pytest.mark.ros
+def test_the_process_reads_the_topic_and_reports(process_and_publisher):
+    import rclpy
+
+    process, publisher = process_and_publisher
+    publisher.publish(trajectory([9.0] * 7))
+    publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+    report = ended(process)
     assert process.returncode == 1 and report["messages"] == 1 and report["by_kind"] == {"position": 7}
+
+
+@pytest.mark.ros
+def test_a_judge_that_slept_blames_nobody_for_the_pause_that_it_missed(process_and_publisher):
+    """Both streams are read at once after the sleep; that 0.3 s lay between them only the middleware knows."""
+    import rclpy
+
+    process, publisher = process_and_publisher
+    process.send_signal(signal.SIGSTOP)
+    publisher.publish(trajectory([0.0] * 7))
+    time.sleep(0.3)
+    publisher.publish(trajectory([0.5, *[0.0] * 6]))
+    process.send_signal(signal.SIGCONT)
+    publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+    report = ended(process)
+    assert report["messages"] == 2 and report["streams"] == 2 and report["violations"] == 0, report

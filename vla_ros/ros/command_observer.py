@@ -6,7 +6,8 @@ JSON object: how many came and what was wrong with them. Exit code 0 if nothing 
 
 Each message must name every movable joint of the URDF once at most, end at rest, have increasing times, and keep positions and velocities
 inside the URDF's limits at every point. From one message to the next the first point may move by no more than the velocity limit allows in
-the time between them. After a pause the stream may start elsewhere, but only if it had come to rest before.
+the time between them. After a pause the stream may start elsewhere, but only if it had come to rest before. The time of a message is the
+middleware's own note of when it was sent: a judge that gets no processor for a while must blame nobody for the pause that it slept through.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class CommandJudge:
         return cls(limits)
 
     def judge(self, message: Any, now_s: float) -> None:
-        """Takes one trajectory_msgs/JointTrajectory that came at ``now_s``, monotonic."""
+        """Takes one trajectory_msgs/JointTrajectory that was sent at ``now_s``, by any clock."""
         self.messages += 1
         names, points = list(message.joint_names), message.points
         if not points or len(set(names)) != len(names) or not set(names) <= set(self._limits):
@@ -125,6 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(judge.violations))
 
 
+def _sent_s(information: dict[str, Any]) -> float:
+    """When a message was sent; some middlewares do not say, then it is now."""
+    return 1e-9 * (information["source_timestamp"] or time.monotonic_ns())
+
+
 def _listen(judge: CommandJudge, topic: str, stopped: list[int]) -> None:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
@@ -136,7 +142,7 @@ def _listen(judge: CommandJudge, topic: str, stopped: list[int]) -> None:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node("command_observer", start_parameter_services=False)
     every = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5000, reliability=ReliabilityPolicy.RELIABLE)
-    node.create_subscription(JointTrajectory, topic, lambda message: judge.judge(message, time.monotonic()), every)
+    node.create_subscription(JointTrajectory, topic, lambda message, information: judge.judge(message, _sent_s(information)), every)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stopped:
