@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(module="vla_ros.evaluate", summary="how often the robot succeeds, with intervals"),
     "bench": Command(module="vla_ros.bench", summary="how fast: inference, control, transport and scale, beside baselines"),
     "inspect": Command(module="vla_ros.inspect_bundle", summary="show and verify a policy bundle"),
+    "console": Command(module="vla_ros.ros.console.run", summary="the operator page: see, instruct and stop the robot in the browser"),
     "record": Command(module="vla_ros.record", summary="what the policy node sees, decides and commands, in one MCAP file"),
     "replay": Command(module="vla_ros.replay", summary="repeat a recording's decisions and compare them bit for bit"),
     "doctor": Command(module="vla_ros.doctor", summary="check this machine and say what to mend"),
