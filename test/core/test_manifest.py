@@ -74,7 +74,7 @@ def test_every_key_is_required(key):
 @pytest.mark.parametrize(
     "path, value, words",
     [
-        (("format_version",), 2, "this release reads 1"),
+        (("format_version",), 3, "this release reads 1 and 2"),
         (("extra",), 1, "unknown keys.*extra"),
         (("name",), 3, "'name' must be a string"),
         (("decoding",), "beam", "parallel"),

@@ -16,7 +16,7 @@ import numpy as np
 from vla_ros.core.errors import ActionError, ConfigError
 from vla_ros.core.schema import Fields
 
-DIM_KINDS = ("terminate", "translation", "rotation", "gripper", "joint")
+DIM_KINDS = ("terminate", "translation", "rotation", "gripper", "joint", "unused")  # unused: the policy says it, the robot does not follow
 
 BOUNDS_TOLERANCE = 1e-9  # float64 rounding of sums of metres; far below any bin's width
 

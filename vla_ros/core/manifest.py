@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``manifest.yaml``: the whole contract between a policy bundle and a robot (format version 1).
+"""``manifest.yaml``: the whole contract between a policy bundle and a robot (format versions 1 and 2).
+
+Version 2 adds what imported models need: ``output``, ``codec`` and ``prompt``, graphs with a cache, bundles without
+proprioception, and continuous ones without a vocabulary. A bundle that needs none of it stays at version 1.
 
 Plain data in, frozen dataclasses out, with every fact checked. Files and hashes are compared with the disk
 by the runtime, not here.
@@ -13,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vla_ros.core.action import ActionSpec
+from vla_ros.core.action_codec import OUTPUTS, PromptSpec, QuantileCodecSpec
 from vla_ros.core.errors import BundleError, ConfigError
 from vla_ros.core.observation import CameraSpec
 from vla_ros.core.plan import PlanSpec
@@ -20,8 +24,10 @@ from vla_ros.core.schema import Fields
 from vla_ros.core.text import PLACEHOLDER
 
 FORMAT_VERSION = 1
+EXTENDED_VERSION = 2
 DECODINGS = ("parallel", "autoregressive")
 PROPRIO_SOURCES = ("joint", "tool")
+POLICY, PREFILL, DECODE = "policy", "prefill", "decode"
 TOOL_FIELDS = ("tool_x", "tool_y", "tool_z", "tool_yaw")
 WHERE = "manifest.yaml"
 
@@ -134,10 +140,15 @@ class Manifest:
         decoding: one of ``DECODINGS``.
         context: how the context window is shared.
         norm_stats: informational; the graph applies them itself.
-        files: role to file name; the role ``policy`` is required.
+        files: role to file name; ``policy``, or ``prefill`` and ``decode``.
         sha256: file name to lower-case hex digest, for every file.
         opset: ONNX operator set of the default domain.
         provenance: how it was trained and measured; free form.
+        output: ``tokens``, or ``continuous``: the graph gives actions in the dimensions' units.
+        codec: what the action tokens mean; None: uniform bins.
+        prompt: what happens to a prompt besides the template; None: nothing.
+
+    ``vocabulary``, ``context`` are None and ``prompt_template`` is empty where a continuous policy reads no text.
     """
 
     name: str
@@ -146,22 +157,31 @@ class Manifest:
     cameras: tuple[CameraSpec, ...]
     proprio: tuple[ProprioSpec, ...]
     action: ActionSpec
-    vocabulary: VocabularySpec
+    vocabulary: VocabularySpec | None
     plan: PlanSpec | None
     prompt_template: str
     decoding: str
-    context: ContextSpec
+    context: ContextSpec | None
     files: dict[str, str]
     sha256: dict[str, str]
     opset: int
     norm_stats: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    output: str = "tokens"
+    codec: QuantileCodecSpec | None = None
+    prompt: PromptSpec | None = None
 
     @property
     def file_names(self) -> tuple[str, ...]:
         """Every file of the bundle that the contract covers, sorted."""
-        return tuple(sorted({*self.files.values(), self.vocabulary.tokenizer}))
+        tokenizer = () if self.vocabulary is None else (self.vocabulary.tokenizer,)
+        return tuple(sorted({*self.files.values(), *tokenizer}))
+
+    @property
+    def is_cached(self) -> bool:
+        """One graph reads the observation and another one says token after token."""
+        return PREFILL in self.files
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
@@ -172,10 +192,12 @@ class Manifest:
         """
         fields = Fields(data, WHERE, BundleError)
         version = fields.integer("format_version", 1)
-        if version != FORMAT_VERSION:
-            raise fields.refuse(f"format_version is {version}, this release reads {FORMAT_VERSION}: export the bundle again")
+        if version not in (FORMAT_VERSION, EXTENDED_VERSION):
+            raise fields.refuse(
+                f"format_version is {version}, this release reads {FORMAT_VERSION} and {EXTENDED_VERSION}: export the bundle again, or update vla_ros"
+            )
         try:
-            manifest = cls._read(fields)
+            manifest = cls._read(fields, version)
         except BundleError:
             raise
         except ConfigError as error:
@@ -185,25 +207,37 @@ class Manifest:
         return manifest
 
     @classmethod
-    def _read(cls, fields: Fields) -> Manifest:
+    def _read(cls, fields: Fields, version: int) -> Manifest:
         plan = fields.raw("plan", None)
+        extended = _extensions(fields) if version == EXTENDED_VERSION else {}
+        if extended.get("output") == "continuous" and fields.raw("vocabulary", None) is None:
+            text = {"vocabulary": None, "context": fields.raw("context", None), "prompt_template": fields.text("prompt_template", "")}
+            if text["context"] is not None or text["prompt_template"]:
+                raise fields.refuse("'context' and 'prompt_template' need a 'vocabulary': leave them out, or give all three")
+        else:
+            text = {
+                "vocabulary": VocabularySpec.from_dict(fields.raw("vocabulary"), f"{WHERE}: vocabulary"),
+                "context": ContextSpec.from_dict(fields.raw("context"), f"{WHERE}: context"),
+                "prompt_template": fields.text("prompt_template"),
+            }
+        proprio = fields.items("proprio", empty=version == EXTENDED_VERSION)
         return cls(
+            format_version=version,
             name=fields.text("name"),
             description=fields.text("description"),
             robot=fields.text("robot"),
             cameras=tuple(CameraSpec.from_dict(d, f"{WHERE}: cameras[{i}]") for i, d in enumerate(fields.items("cameras"))),
-            proprio=tuple(ProprioSpec.from_dict(d, f"{WHERE}: proprio[{i}]") for i, d in enumerate(fields.items("proprio"))),
+            proprio=tuple(ProprioSpec.from_dict(d, f"{WHERE}: proprio[{i}]") for i, d in enumerate(proprio)),
             action=ActionSpec.from_dict(fields.raw("action"), f"{WHERE}: action"),
-            vocabulary=VocabularySpec.from_dict(fields.raw("vocabulary"), f"{WHERE}: vocabulary"),
             plan=None if plan is None else PlanSpec.from_dict(plan, f"{WHERE}: plan"),
-            prompt_template=fields.text("prompt_template"),
             decoding=fields.choice("decoding", DECODINGS),
-            context=ContextSpec.from_dict(fields.raw("context"), f"{WHERE}: context"),
             norm_stats=fields.mapping("norm_stats", default={}),
             files=fields.mapping("files"),
             sha256=fields.mapping("sha256"),
             opset=fields.integer("opset", 1),
             provenance=fields.mapping("provenance", default={}),
+            **text,
+            **extended,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,17 +250,29 @@ class Manifest:
             "cameras": [camera.to_dict() for camera in self.cameras],
             "proprio": [asdict(entry) for entry in self.proprio],
             "action": self.action.to_dict(),
-            "vocabulary": asdict(self.vocabulary),
+            **({"output": self.output} if self.format_version == EXTENDED_VERSION else {}),
+            **({} if self.codec is None else {"codec": self.codec.to_dict()}),
+            **({} if self.vocabulary is None else {"vocabulary": asdict(self.vocabulary)}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
-            "prompt_template": self.prompt_template,
+            **({"prompt_template": self.prompt_template} if self.prompt_template else {}),
+            **({} if self.prompt is None else {"prompt": self.prompt.to_dict()}),
             "decoding": self.decoding,
-            "context": asdict(self.context),
+            **({} if self.context is None else {"context": asdict(self.context)}),
             "norm_stats": self.norm_stats,
             "files": dict(self.files),
             "sha256": dict(self.sha256),
             "opset": self.opset,
             "provenance": self.provenance,
         }
+
+
+def _extensions(fields: Fields) -> dict[str, Any]:
+    codec, prompt = fields.raw("codec", None), fields.raw("prompt", None)
+    return {
+        "output": fields.choice("output", OUTPUTS, "tokens"),
+        "codec": None if codec is None else QuantileCodecSpec.from_dict(codec, f"{WHERE}: codec"),
+        "prompt": None if prompt is None else PromptSpec.from_dict(prompt, f"{WHERE}: prompt"),
+    }
 
 
 def _check(manifest: Manifest, fields: Fields) -> None:
@@ -237,6 +283,18 @@ def _check(manifest: Manifest, fields: Fields) -> None:
     entries = [entry.name for entry in manifest.proprio]
     if len(set(entries)) != len(entries):
         raise fields.refuse(f"proprio entries must have different names, got {entries}")
+    _check_files(manifest, fields)
+    if manifest.vocabulary is not None:
+        _check_text(manifest, fields)
+    if manifest.output == "continuous" and (manifest.codec is not None or manifest.decoding != "parallel"):
+        raise fields.refuse("a continuous output has no codec and its decoding is parallel")
+    if manifest.codec is not None and manifest.codec.statistics.num_dims != manifest.action.num_dims:
+        raise fields.refuse(
+            f"codec has statistics of {manifest.codec.statistics.num_dims} dimensions, the action has {manifest.action.num_dims}"
+        )
+
+
+def _check_text(manifest: Manifest, fields: Fields) -> None:
     if manifest.prompt_template.count(PLACEHOLDER) != 1:
         raise fields.refuse(f"prompt_template must contain {PLACEHOLDER} exactly once, got {manifest.prompt_template!r}")
     if manifest.vocabulary.num_action_tokens != manifest.action.num_bins:
@@ -245,12 +303,35 @@ def _check(manifest: Manifest, fields: Fields) -> None:
         )
     if manifest.context.action_tokens < manifest.action.num_tokens:
         raise fields.refuse(f"context.action_tokens is {manifest.context.action_tokens}, a chunk needs {manifest.action.num_tokens}")
-    _check_files(manifest, fields)
+    extra = (
+        []
+        if manifest.prompt is None
+        else [i for i in (*manifest.prompt.prefix_ids, *manifest.prompt.suffix_ids) if i >= manifest.vocabulary.size]
+    )
+    if extra:
+        raise fields.refuse(f"prompt adds the id {extra[0]}, the vocabulary has {manifest.vocabulary.size}")
+
+
+def _check_graphs(manifest: Manifest, fields: Fields) -> None:
+    """Which graphs there must be; in version 1 one, whatever the decoding."""
+    is_extended = manifest.format_version == EXTENDED_VERSION
+    cached = is_extended and manifest.decoding == "autoregressive"
+    wanted = (PREFILL, DECODE) if cached else (POLICY,)
+    for role in wanted:
+        if role not in manifest.files:
+            raise fields.refuse(
+                f"files needs the role '{role}' for {manifest.decoding} decoding, got {sorted(manifest.files)}: import or export the bundle again"
+            )
+    unknown = sorted(role for role, name in manifest.files.items() if role not in wanted and str(name).endswith(".onnx"))
+    if is_extended and unknown:
+        raise fields.refuse(
+            f"files has graphs that this release does not run: {unknown}. For {manifest.decoding} decoding they are {list(wanted)}: "
+            "update vla_ros, or import the bundle again"
+        )
 
 
 def _check_files(manifest: Manifest, fields: Fields) -> None:
-    if "policy" not in manifest.files:
-        raise fields.refuse(f"files needs the role 'policy', got {sorted(manifest.files)}")
+    _check_graphs(manifest, fields)
     for name in manifest.file_names:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
             raise fields.refuse(f"file name {name!r} must be a plain name inside the bundle, without folders")

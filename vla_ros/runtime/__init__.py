@@ -6,6 +6,9 @@ onnx_file   opset and external data of an ONNX file
 providers   execution providers and verified sessions
 session     a graph with bound buffers
 contract    the graph's inputs and outputs as the manifest implies them
+autoregressive  prefill and decode graphs with a cache, constrained decoding
+continuous  a graph that gives actions themselves
+codec       the codec of a bundle's action tokens
 prompt      instructions to token ids
 waypoints   actions to joint waypoints
 policy      observation in, action chunk out

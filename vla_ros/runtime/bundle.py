@@ -39,7 +39,9 @@ class Bundle:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The text tokenizer."""
+        """The text tokenizer; raises BundleError where the policy reads no text."""
+        if self.manifest.vocabulary is None:
+            raise BundleError(f"bundle '{self.manifest.name}' reads no text and has no tokenizer")
         return self.directory / self.manifest.vocabulary.tokenizer
 
     def path(self, role: str) -> Path:

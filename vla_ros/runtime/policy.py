@@ -12,15 +12,27 @@ from typing import Protocol
 
 import numpy as np
 
-from vla_ros.core.action_tokens import ActionTokenizer
 from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.errors import ConfigError, DecodeError
 from vla_ros.core.manifest import Manifest
 from vla_ros.core.observation import Observation
 from vla_ros.robot import Kinematics, RobotDescription
 from vla_ros.runtime.bundle import Bundle
+from vla_ros.runtime.autoregressive import AutoregressivePolicy
+from vla_ros.runtime.codec import make_codec
 from vla_ros.runtime.commitment import committed_prefix, committed_steps
-from vla_ros.runtime.contract import ACTION_LOGITS, FREE_TOKEN, PLAN_TOKENS, PREFIX_TOKENS, PROPRIO, TEXT_IDS, image_input
+from vla_ros.runtime.continuous import ContinuousPolicy
+from vla_ros.runtime.contract import (
+    ACTION_LOGITS,
+    ACTIONS,
+    FREE_TOKEN,
+    LEGAL_PROBABILITY,
+    PLAN_TOKENS,
+    PREFIX_TOKENS,
+    PROPRIO,
+    TEXT_IDS,
+    image_input,
+)
 from vla_ros.runtime.prompt import PromptEncoder
 from vla_ros.runtime.session import OnnxPolicy
 from vla_ros.runtime.waypoints import WaypointMaker
@@ -30,7 +42,7 @@ _UNITS = {"tool_x": "m", "tool_y": "m", "tool_z": "m", "tool_yaw": "rad"}
 
 
 class Backend(Protocol):
-    """Runs the policy graph; ``OnnxPolicy`` or a stand-in."""
+    """Runs the policy graph; ``OnnxPolicy``, ``AutoregressivePolicy``, ``ContinuousPolicy`` or a stand-in."""
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Inputs by name to outputs by name, valid until the next call; raises InferenceError."""
@@ -48,7 +60,7 @@ class Policy:
         provider: execution provider.
         threads: threads of one inference on the CPU.
         allow_cpu: run on the CPU if ``provider`` is not available.
-        backend: runs the graph; None makes an ``OnnxPolicy``.
+        backend: runs the graph; None makes the one that the bundle needs.
 
     Raises:
         ConfigError: robot and manifest do not fit, or the provider is not available.
@@ -71,22 +83,28 @@ class Policy:
         self._robot = robot
         self._kinematics = Kinematics(robot)
         self._waypoints = WaypointMaker(self.manifest.action, robot, self._kinematics)
-        self._prompts = PromptEncoder(self.manifest, bundle.tokenizer_path)
-        self._tokens = ActionTokenizer(self.manifest.action, self.manifest.vocabulary.first_action_token)
+        self._prompts = None if self.manifest.vocabulary is None else PromptEncoder(self.manifest, bundle.tokenizer_path)
+        self._tokens = make_codec(self.manifest)
         self._terminate = self.manifest.action.index_of_kind("terminate")
         self._free_prefix = np.full((1, self.manifest.action.num_tokens), FREE_TOKEN, dtype=np.int64)
-        self.backend = OnnxPolicy(bundle, provider, threads, allow_cpu) if backend is None else backend
+        self.backend = open_backend(bundle, provider, threads, allow_cpu) if backend is None else backend
 
     def warm_up(self) -> float:
         """Runs the graph a few times; returns seconds of one run. Raises InferenceError."""
         return self.backend.warm_up()
 
     def check_instruction(self, instruction: str) -> None:
-        """Raises InstructionTooLong if the policy cannot read ``instruction``."""
-        self._prompts.encode(instruction)
+        """Raises InstructionTooLong if the policy cannot read ``instruction``; one that reads no text takes any."""
+        if self._prompts is not None:
+            self._prompts.encode(instruction)
 
     def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
-        """The leading steps of the next chunk that are no longer free, as a prefix for ``infer``: see ``committed_prefix``."""
+        """The leading steps of the next chunk that are no longer free, as a prefix for ``infer``: see ``committed_prefix``.
+
+        A continuous policy cannot be given any: all are free, and the control loop joins the chunks.
+        """
+        if self.manifest.output == "continuous":
+            return np.full(self.manifest.action.shape, FREE_TOKEN, dtype=np.int64)
         return committed_prefix(observation, reference, until_ns, self._waypoints, self._tokens)
 
     def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
@@ -105,8 +123,7 @@ class Policy:
         observation.validate(self.manifest.cameras, len(self._robot.joint_names))
         prefix = self._check_prefix(prefix_HD)
         outputs = self.backend.infer(self._inputs(observation, prefix))
-        tokens_HD, confidence_HD = self._choose(outputs[ACTION_LOGITS][0], prefix[0])
-        actions_HD = self._tokens.decode(tokens_HD)
+        actions_HD, tokens_HD, confidence_HD = self._read(outputs, prefix[0])
         return ActionChunk(
             obs_stamp_ns=observation.stamp_ns,
             generation=observation.generation,
@@ -122,9 +139,14 @@ class Policy:
         )
 
     def _inputs(self, observation: Observation, prefix: np.ndarray) -> dict[str, np.ndarray]:
-        images = {image_input(c.name): observation.images[c.name][None] for c in self.manifest.cameras}
-        text_ids = self._prompts.encode(observation.instruction)
-        return {**images, TEXT_IDS: text_ids, PROPRIO: self.proprio(observation.joint_positions), PREFIX_TOKENS: prefix}
+        inputs = {image_input(c.name): observation.images[c.name][None] for c in self.manifest.cameras}
+        if self._prompts is not None:
+            inputs[TEXT_IDS] = self._prompts.encode(observation.instruction)
+        if self.manifest.proprio:
+            inputs[PROPRIO] = self.proprio(observation.joint_positions)
+        if self.manifest.output == "tokens":
+            inputs[PREFIX_TOKENS] = prefix
+        return inputs
 
     def proprio(self, joint_positions_J: np.ndarray) -> np.ndarray:
         """Proprioception in the manifest's order, float32 [1, P], m and rad."""
@@ -139,8 +161,28 @@ class Policy:
         prefix_HD = np.asarray(prefix_HD, dtype=np.int64)
         if prefix_HD.shape != self.manifest.action.shape:
             raise DecodeError(f"prefix must have shape [H, D] = {list(self.manifest.action.shape)}, got {list(prefix_HD.shape)}")
-        self._tokens.ids_to_bins(prefix_HD[prefix_HD != FREE_TOKEN])
+        committed = prefix_HD[prefix_HD != FREE_TOKEN]
+        if self.manifest.output == "continuous" and committed.size:
+            raise DecodeError("this policy gives continuous actions: no step of its chunk can be committed")
+        self._tokens.ids_to_bins(committed)
         return prefix_HD.reshape(1, -1)
+
+    def _read(self, outputs: Mapping[str, np.ndarray], prefix_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions [H, D], the tokens behind them and how sure they are."""
+        if self.manifest.output == "continuous":
+            return self._regressed(outputs[ACTIONS][0])
+        tokens_HD, confidence_HD = self._choose(outputs[ACTION_LOGITS][0], prefix_N)
+        if LEGAL_PROBABILITY in outputs:  # what the network would rather have said in words makes the action less sure
+            free_HD = (prefix_N == FREE_TOKEN).reshape(tokens_HD.shape)
+            confidence_HD = np.where(free_HD, confidence_HD * outputs[LEGAL_PROBABILITY][0].reshape(tokens_HD.shape), confidence_HD)
+        return self._tokens.decode(tokens_HD), tokens_HD, confidence_HD
+
+    def _regressed(self, actions_HD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Inside the bounds; the tokens only describe them, and a regression says nothing about how sure it is."""
+        if not np.isfinite(actions_HD).all():
+            raise DecodeError("the policy's actions are not finite")
+        actions_HD = self.manifest.action.clip(actions_HD)
+        return actions_HD, self._tokens.encode(actions_HD, clip=True), np.ones(actions_HD.shape, dtype=np.float32)
 
     def _choose(self, logits_NB: np.ndarray, prefix_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Most probable tokens [H, D] and how sure they are; committed ones are taken as they are.
@@ -161,6 +203,15 @@ class Policy:
         if self._terminate is None:
             return np.zeros(len(actions_HD), dtype=bool)
         return actions_HD[:, self._terminate] > _TERMINATE_ABOVE
+
+
+def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 1, allow_cpu: bool = False) -> Backend:
+    """What runs the bundle's graphs: one of tokens, one of continuous actions, or two with a cache; raises as its class does."""
+    if bundle.manifest.is_cached:
+        return AutoregressivePolicy(bundle, provider, threads, allow_cpu)
+    if bundle.manifest.output == "continuous":
+        return ContinuousPolicy(bundle, provider, threads, allow_cpu)
+    return OnnxPolicy(bundle, provider, threads, allow_cpu)
 
 
 def neighbourhood_probability(logits_NB: np.ndarray, bins_N: np.ndarray) -> np.ndarray:
@@ -186,5 +237,5 @@ def check_robot(manifest: Manifest, robot: RobotDescription) -> None:
         if entry.source == "tool" and entry.unit != _UNITS[entry.name]:
             raise ConfigError(f"manifest's proprio '{entry.name}' is in {entry.unit}, this release gives {_UNITS[entry.name]}")
     gripper_units = [e.unit for e in manifest.proprio if e.name == robot.gripper_joint]
-    if gripper_units not in ([], ["m"]) or any(e.unit != "rad" for e in manifest.proprio if e.name in robot.arm_joints):
-        raise ConfigError("manifest's proprio must give arm joints in rad and the gripper joint in m")
+    if gripper_units not in ([], ["m"], ["rad"]) or any(e.unit != "rad" for e in manifest.proprio if e.name in robot.arm_joints):
+        raise ConfigError("manifest's proprio must give arm joints in rad and the gripper joint in m or rad")

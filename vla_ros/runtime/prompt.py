@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from vla_ros.core.errors import BundleError, InstructionTooLong
+from vla_ros.core.action_codec import PromptSpec
+from vla_ros.core.errors import BundleError, InputError, InstructionTooLong
 from vla_ros.core.manifest import Manifest
 from vla_ros.core.text import build_prompt, normalize_instruction
 
@@ -35,8 +36,10 @@ class PromptEncoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = manifest.vocabulary
-        actions = range(vocabulary.first_action_token, vocabulary.first_action_token + vocabulary.num_action_tokens)
-        wrong = [i for i in self._tokenizer.get_vocab(with_added_tokens=True).values() if i >= vocabulary.size or i in actions]
+        self._prompt = manifest.prompt or PromptSpec()
+        self._actions = range(vocabulary.first_action_token, vocabulary.first_action_token + vocabulary.num_action_tokens)
+        taken = range(0) if manifest.codec is not None else self._actions  # OpenVLA overwrites the text's last ids
+        wrong = [i for i in self._tokenizer.get_vocab(with_added_tokens=True).values() if i >= vocabulary.size or i in taken]
         if wrong:
             raise BundleError(f"{tokenizer_path} has text ids such as {wrong[0]} that are action tokens or not below {vocabulary.size}")
         self._cache: dict[str, np.ndarray] = {}
@@ -46,12 +49,12 @@ class PromptEncoder:
 
         Raises:
             InstructionTooLong: with the limit.
+            InputError: a word whose token means an action (``instruction_action_token``).
         """
         cached = self._cache.get(instruction)
         if cached is not None:
             return cached
-        prompt = build_prompt(self._manifest.prompt_template, normalize_instruction(instruction))
-        ids = self._tokenizer.encode(prompt).ids
+        ids = self._ids(normalize_instruction(instruction))
         limit = self._manifest.context.text_tokens
         if len(ids) > limit:
             raise InstructionTooLong(len(ids), limit)
@@ -62,3 +65,16 @@ class PromptEncoder:
             self._cache.clear()
         self._cache[instruction] = ids_1T
         return ids_1T
+
+    def _ids(self, instruction: str) -> list[int]:
+        text = build_prompt(self._manifest.prompt_template, instruction.lower() if self._prompt.lowercase else instruction)
+        if self._manifest.prompt is None:
+            return self._tokenizer.encode(text).ids
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        wrong = next((token for token in ids if token in self._actions), None)
+        if wrong is not None:
+            word = self._tokenizer.decode([wrong])
+            raise InputError(
+                f"the instruction has {word!r}, whose token {wrong} means an action: say it in other words", code="instruction_action_token"
+            )
+        return [*self._prompt.prefix_ids, *ids, *self._prompt.suffix_ids]

@@ -56,8 +56,11 @@ class WaypointMaker:
             self._joints.append((index, self._joint(dim, dim.frame or robot.gripper_joint), dim.relative))
         elif dim.kind == "joint":
             self._joints.append((index, self._joint(dim, dim.frame or dim.name), dim.relative))
-        elif dim.kind != "terminate":
-            raise ConfigError(f"action dimension '{dim.name}' ({dim.kind}, {dim.unit}): this robot follows x, y, z in m and yaw in rad")
+        elif dim.kind not in ("terminate", "unused"):
+            raise ConfigError(
+                f"action dimension '{dim.name}' ({dim.kind}, {dim.unit}): this robot follows x, y, z in m and yaw in rad; "
+                "where leaving it out is safe give it the kind unused"
+            )
 
     def _joint(self, dim: ActionDim, name: str) -> int:
         if name not in self._robot.joint_names:
