@@ -104,6 +104,23 @@ def test_wrong_parameters_are_one_sentence_and_exit_code_2(domain):
     assert process.returncode == 2 and "control_rate_hz" in log and "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), "no policy bundle"),
+        (lambda folder: (folder / "policy.onnx").open("ab").write(b"x"), "sha256"),
+        (lambda folder: (folder / "manifest.yaml").write_text("format_version: 1\n"), "manifest.yaml"),
+    ],
+    ids=["unknown bundle", "altered file", "incomplete manifest"],
+)
+def test_a_bundle_that_cannot_be_used_is_one_sentence_and_exit_code_2(domain, make_bundle, tmp_path, spoil, said):
+    bundle = make_bundle(tmp_path / "bundle")
+    spoil(bundle)
+    process = start_policy(bundle)
+    _, log = process.communicate(timeout=40.0)
+    assert process.returncode == 2 and said in log and "Traceback" not in log, log
+
+
 def test_autostart_false_waits_for_lifecycle_requests(context, tiny_bundle, wait_until):
     import rclpy
     from lifecycle_msgs.srv import GetState

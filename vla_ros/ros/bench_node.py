@@ -26,7 +26,7 @@ from vla_ros.ros.answers import reply
 from vla_ros.ros.control_runner import TickSinks
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_node import PolicyNode
-from vla_ros.ros.process import StopSignals, add_parameter_arguments, parameter_overrides, serve
+from vla_ros.ros.process import EXIT_WRONG_USE, StopSignals, add_parameter_arguments, parameter_overrides, serve
 from vla_ros.ros.run import Autostart
 
 _OPTIONS = (
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         node = PolicyNode(parameter_overrides(PolicyNodeParameters, arguments), signals.requested)
         recorder = Recorder()
         node.interface.sinks = recorder.listen(node.interface.sinks)
-        Autostart(node)
+        Autostart(node, refused=lambda: signals.stop(EXIT_WRONG_USE))
         resumer = Resumer(node)
         node.every(0.2, resumer.look)
         threading.Thread(target=_obey, args=(node, recorder, resumer, signals), name="vla_bench", daemon=True).start()

@@ -33,10 +33,16 @@ _EXIT_DEADLINE_S = 4.5  # below the five seconds after which launch and systemd 
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a set event and a woken executor. Use as a context manager in the main thread."""
+    """Turns SIGINT and SIGTERM into a set event and a woken executor. Use as a context manager in the main thread.
+
+    Attributes:
+        requested: the process shall end.
+        exit_code: with which code.
+    """
 
     def __init__(self) -> None:
         self.requested = threading.Event()
+        self.exit_code = EXIT_DONE
         self._wake: Callable[[], None] = lambda: None
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
@@ -44,6 +50,12 @@ class StopSignals:
     def wakes(self, wake: Callable[[], None]) -> None:
         """Sets what to call, from another thread, when a signal has come."""
         self._wake = wake
+
+    def stop(self, exit_code: int) -> None:
+        """Ends the process as a signal would, from the executor's thread; a signal that came before keeps its exit code."""
+        if not self.requested.is_set():
+            self.exit_code = exit_code
+            self.requested.set()
 
     def __enter__(self) -> StopSignals:
         threading.Thread(target=self._wait, name="vla_signals", daemon=True).start()
@@ -148,7 +160,7 @@ def serve(
         node.destroy_node()
         executor.shutdown(timeout_sec=1.0)
         rclpy.try_shutdown()
-    return EXIT_DONE
+    return signals.exit_code
 
 
 def _exit_anyway(seconds: float) -> None:

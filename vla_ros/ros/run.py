@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from vla_ros.processes import die_with_parent
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_node import PolicyNode
-from vla_ros.ros.process import StopSignals, add_parameter_arguments, parameter_overrides, serve, split_ros_arguments
+from vla_ros.ros.process import EXIT_WRONG_USE, StopSignals, add_parameter_arguments, parameter_overrides, serve, split_ros_arguments
 
 _OPTIONS = (
     "model",
@@ -30,7 +31,11 @@ _RETRY_S = 2.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM, then holds and exits within five seconds. Returns the exit code."""
+    """Runs the node until SIGINT or SIGTERM, then holds and exits within five seconds.
+
+    Returns:
+        the exit code: 2 where the node was to start at once and cannot be configured (an unknown bundle, a wrong hash, another robot).
+    """
     ours, ros = split_ros_arguments(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="vla run", description="The policy node vla_policy: camera images and an instruction to joint commands."
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     def make(signals: StopSignals) -> PolicyNode:
         node = PolicyNode(parameter_overrides(PolicyNodeParameters, arguments), signals.requested)
         if arguments.autostart:
-            Autostart(node)
+            Autostart(node, refused=lambda: signals.stop(EXIT_WRONG_USE))
         if arguments.flight_recorder is not None:
             recorders.append(start_flight_recorder(arguments.flight_recorder, node.get_fully_qualified_name()))
         return node
@@ -76,9 +81,10 @@ def start_flight_recorder(folder: Path, policy_node: str) -> subprocess.Popen:
 class Autostart:
     """Configures and activates a node once, and tries again while it is refused (a driver that is not up yet)."""
 
-    def __init__(self, node: PolicyNode) -> None:
-        """Begins as soon as the node spins."""
+    def __init__(self, node: PolicyNode, refused: Callable[[], None]) -> None:
+        """Begins as soon as the node spins; calls ``refused`` when the node cannot be configured: somebody must mend the reason."""
         self._node = node
+        self._refused = refused
         node.repeats_requests = True
         self._timer = node.every(0.0, self._step)
 
@@ -87,7 +93,7 @@ class Autostart:
         if self._node.label == "unconfigured":
             self._node.trigger_configure()
             if self._node.label == "unconfigured":
-                return  # refused with a reason that somebody must mend; trying again would repeat it for ever
+                self._refused()
         if self._node.label == "inactive":
             self._node.trigger_activate()
         if self._node.label == "inactive":

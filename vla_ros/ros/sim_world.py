@@ -27,6 +27,7 @@ class RealtimeTabletop(TabletopEnv):
         self.lock = threading.RLock()
         self._since_check_s = 0.0
         self._earlier_ns = 0
+        self._servo_J = self.robot.home.copy()
 
     @property
     def elapsed_ns(self) -> int:
@@ -39,11 +40,17 @@ class RealtimeTabletop(TabletopEnv):
         self.reset(seed, task)
         self._earlier_ns = before - self.time_ns
         self._since_check_s = 0.0
+        self._servo_J = self.robot.home.copy()
 
     def advance(self, joint_targets_J: np.ndarray, period_s: float) -> None:
-        """Advances physics by ``period_s`` (a multiple of the time step) with the servos at ``joint_targets_J`` (rad, the gripper in m)."""
+        """Advances physics by ``period_s`` (a multiple of the time step) while the servos go to ``joint_targets_J`` (rad, the gripper in m).
+
+        They go no faster than the joints may, as drives do: what makes up for lost time must not fling the arm.
+        """
         limits = self.robot.limits
-        self._data.ctrl[:] = np.clip(joint_targets_J, limits.position_min, limits.position_max)
+        reach_J = limits.velocity * period_s
+        self._servo_J = self._servo_J + np.clip(joint_targets_J - self._servo_J, -reach_J, reach_J)
+        self._data.ctrl[:] = np.clip(self._servo_J, limits.position_min, limits.position_max)
         mujoco.mj_step(self._model, self._data, nstep=round(period_s / scene_module.TIMESTEP_S))
         self._since_check_s += period_s
         if self._since_check_s >= CONTROL_PERIOD_S - 1e-9:
