@@ -16,6 +16,8 @@ EXTRAS = {
     "sim": ["mujoco>=3.3", "av>=14"],
     # Jazzy as wheels. Exact, because helper packages of another distribution do not mix with these.
     "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-common-interfaces==5.3.6"],
+    # Gazebo's own transports, without ROS or Gazebo's Python modules.
+    "gazebo": ["pyzmq>=26", "protobuf>=5"],
     # Recordings: written as MCAP, read without ROS.
     "record": ["mcap>=1.2", "mcap-ros2-support>=0.5.5"],
     "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],

@@ -36,7 +36,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(module="vla_ros.demo", summary="simulator and node do one instruction; leaves a video and a report"),
-    "sim": Command(module="vla_ros.ros.sim_node", summary="the embedded simulator as a ROS 2 node"),
+    "sim": Command(module="vla_ros.ros.sim_node", summary="the simulator as a ROS 2 node; `vla sim export-sdf` writes its worlds for Gazebo"),
     "run": Command(module="vla_ros.ros.run", summary="the policy node vla_policy"),
     "collect": Command(module="vla_ros.sim.collect", summary="record demonstrations of the scripted expert"),
     "correct": Command(module="vla_ros.corrections", summary="record what a policy runs into, labelled by the expert"),
@@ -61,6 +61,8 @@ EXTRA_OF_MODULE = {
     "av": "sim",
     "mcap": "record",
     "mcap_ros2": "record",
+    "zmq": "gazebo",
+    "google": "gazebo",
     "rclpy": "ros",
     "rcl_interfaces": "ros",
     "torch": "train",
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         sys.stdout.write(f"vla_ros {__version__}\n")
         return EXIT_DONE
+    if (name, *rest[:1]) == ("sim", "export-sdf"):
+        return run_module("vla_ros.sim.gazebo.export", rest[1:], program="vla sim export-sdf")
     if name not in COMMANDS:
         _say(f"vla: there is no command '{name}'; commands are {', '.join(COMMANDS)}")
         return EXIT_WRONG_USE

@@ -16,10 +16,11 @@ import numpy as np
 
 from vla_ros.core.chunk import ActionChunk, Reference
 from vla_ros.core.control import ControlConfig, ControlLoop, Watch
+from vla_ros.core.embodiment import METAWORLD, embodiment_of_robot
 from vla_ros.core.errors import DecodeError, InputError, InstructionTooLong
 from vla_ros.core.image import prepare_image
 from vla_ros.core.observation import CameraSpec, Observation
-from vla_ros.core.safety import StatusCode, box_excess_m
+from vla_ros.core.safety import StatusCode
 from vla_ros.core.states import ControlState
 from vla_ros.core.text import normalize_instruction
 
@@ -28,6 +29,8 @@ EPISODE_LIMIT_S = 25.0
 SETTLE_AFTER_DONE_S = 2.0  # success may need half a second of rest after the policy says that it is done
 
 EXPERT = "expert"  # in a bundle's place: the scripted expert
+
+MUJOCO, GAZEBO = SIMULATORS = ("mujoco", "gazebo")
 
 SUCCESS = "success"
 TIME_LIMIT = "time limit"
@@ -94,11 +97,12 @@ class ClosedLoop:
     """Runs episodes of one policy in one environment. One thread only: the cameras own an OpenGL context.
 
     Args:
-        env: ``vla_ros.sim.env.TabletopEnv``.
+        env: a simulator with the interface of ``vla_ros.sim.env.TabletopEnv``.
         policy: answers observations.
         cameras: the policy's cameras; the environment must have one of each name.
         delay_ms: simulated time from an observation to its chunk.
         limit_s: simulated time after which an episode has failed.
+        ask_period_ms: shortest simulated time between two questions to the policy; 0: the next one as soon as the last is answered.
     """
 
     def __init__(
@@ -109,19 +113,21 @@ class ClosedLoop:
         cameras: Sequence[CameraSpec],
         delay_ms: float = DEFAULT_DELAY_MS,
         limit_s: float = EPISODE_LIMIT_S,
+        ask_period_ms: float = 0.0,
     ) -> None:
         self._env = env
         self._policy = policy
         self._cameras = tuple(cameras)
         self._delay_ns = round(delay_ms * 1e6)
         self._limit_ns = round(limit_s * 1e9)
+        self._ask_period_ns = round(ask_period_ms * 1e6)
 
     def run(self, spec: EpisodeSpec) -> EpisodeResult:
         """Plays one episode from its reset to success, failure or the time limit."""
         self._env.reset(spec.seed, split=spec.split, family=spec.family)
         if spec.other_task:
             choose_other_task(self._env, spec)
-        episode = _Episode(self._env, self._policy, self._cameras, self._delay_ns)
+        episode = _Episode(self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns)
         reason = episode.play(self._limit_ns)
         return EpisodeResult(
             spec=spec,
@@ -152,9 +158,10 @@ def choose_other_task(env: Any, spec: EpisodeSpec) -> None:
 class _Episode:
     """The state of one episode: the loop, and the answer that is on its way."""
 
-    def __init__(self, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ns: int) -> None:
-        self._env, self._policy, self._cameras, self._delay_ns = env, policy, cameras, delay_ns
-        self._loop = new_control_loop(env.robot)
+    def __init__(self, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ns: int, ask_period_ns: int) -> None:
+        self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns = env, policy, cameras, delay_ns, ask_period_ns
+        self._loop = new_control_loop(env.robot, ControlConfig(period_ns=round(embodiment_of_robot(env.robot.name).control_period_s * 1e9)))
+        self._next_ask_ns = env.time_ns
         self._pending: tuple[int, ActionChunk | None, int] | None = None  # when it arrives, the answer, its generation
         self._start_ns = env.time_ns
         self._done_ns: int | None = None
@@ -185,8 +192,10 @@ class _Episode:
         except InputError:  # dropped and counted by the loop, as in the node; repeated jumps latch it
             pass
         self._deliver(now_ns)
-        if self._pending is None and self._loop.wants_inference:
+        if self._pending is None and self._loop.wants_inference and now_ns >= self._next_ask_ns:
             self._ask(now_ns)
+            self._next_ask_ns = now_ns + self._ask_period_ns
+            self._deliver(now_ns)  # without a delay the robot waits for the answer
         output = self._loop.step(now_ns, Watch())
         self._env.step(output.positions_J)
         self.steps += 1
@@ -234,16 +243,14 @@ class _Episode:
 
 def new_control_loop(robot: Any, config: ControlConfig | None = None) -> ControlLoop:
     """The control loop of ``robot`` (a ``RobotDescription``) with its motion generator, workspace and collision checks."""
-    from vla_ros.robot import CollisionModel, Kinematics, RuckigMotion
+    from vla_ros.robot import CollisionModel, RuckigMotion, Workspace
 
     config = config or ControlConfig()
-    kinematics = Kinematics(robot)
-    low, high = (np.asarray(bound, dtype=np.float64) for bound in (robot.workspace_min, robot.workspace_max))
     return ControlLoop(
         config=config,
         limits=robot.limits,
         motion=RuckigMotion(robot.limits, config.period_s),
-        workspace_excess_m=lambda joints_J: box_excess_m(kinematics.fk(joints_J)[0], low, high),
+        workspace_excess_m=Workspace(robot).excess_m,
         collision_depth_m=CollisionModel(robot).depth_m,
     )
 
@@ -262,13 +269,14 @@ def observe(env: Any, cameras: Sequence[CameraSpec], instruction: str, generatio
     )
 
 
-def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, settings: Mapping[str, Any] | None = None) -> ClosedLoop:
-    """A closed loop of a policy bundle in the embedded simulator, warmed up.
+def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, simulator: str = MUJOCO, settings: Mapping[str, Any] | None = None) -> ClosedLoop:
+    """A closed loop of a policy bundle in a simulator, warmed up.
 
     Args:
         bundle: folder or name of the policy bundle, or ``expert``.
         provider: execution provider.
         threads: of one inference on the CPU.
+        simulator: one of ``SIMULATORS``, or ``metaworld:<task>``.
         settings: further arguments of ``ClosedLoop``.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
@@ -276,12 +284,27 @@ def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, se
     from vla_ros.expert_policy import ExpertPolicy
     from vla_ros.runtime.bundle import load_bundle
     from vla_ros.runtime.policy import Policy
-    from vla_ros.sim.env import TabletopEnv
 
-    env = TabletopEnv()
+    env = make_env(simulator)
     if bundle == EXPERT:
-        return ClosedLoop(env=env, policy=ExpertPolicy(env), cameras=(), **(settings or {}))
+        return ClosedLoop(env=env, policy=ExpertPolicy(env, embodiment_of_robot(env.robot.name)), cameras=(), **(settings or {}))
     loaded = load_bundle(bundle_dir(bundle))
     policy = Policy(loaded, env.robot, provider=provider, threads=threads)
     policy.warm_up()
     return ClosedLoop(env=env, policy=policy, cameras=loaded.manifest.cameras, **(settings or {}))
+
+
+def make_env(simulator: str) -> Any:
+    """The tabletop in MuJoCo, or in Gazebo Classic 11; or a task of Meta-World."""
+    if simulator.startswith(f"{METAWORLD.name}:"):
+        from vla_ros.sim.metaworld.env import MetaWorldEnv
+        from vla_ros.sim.metaworld.tasks import tasks_of
+
+        return MetaWorldEnv(tasks_of(simulator)[0])
+    if simulator == GAZEBO:
+        from vla_ros.sim.gazebo.env import GazeboTabletop
+
+        return GazeboTabletop()
+    from vla_ros.sim.env import TabletopEnv
+
+    return TabletopEnv()

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
+from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, GAZEBO, MUJOCO, SIMULATORS, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.figures import success_summary
@@ -68,6 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=EPISODE_LIMIT_S, help="simulated time limit of an episode (default %(default)g)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs")
+    parser.add_argument("--sim", choices=SIMULATORS, default=MUJOCO, help="where the robot moves; gazebo is Gazebo Classic 11 (docs/gazebo.md)")
     parser.add_argument("--ros", action="store_true", help="through the real nodes over DDS, in real time, one episode at a time")
     parser.add_argument("--require", type=float, metavar="RATE", help="exit with 1 if the success rate is lower than this, 0 to 1")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
@@ -76,6 +77,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("nothing to do: --episodes and --pairs are both 0")
     if options.bundle == EXPERT and options.ros:
         parser.error(f"the {EXPERT} needs the simulator's ground truth: leave out --ros")
+    if options.sim == GAZEBO and options.ros:
+        parser.error("--ros plays in the embedded simulator: leave out --sim gazebo")
     if options.workers < 1 or options.delay_ms < 0 or options.limit_s <= 0:
         parser.error("--workers and --limit-s must be positive, --delay-ms not negative")
     return options
@@ -127,7 +130,7 @@ def play_in_processes(specs: Sequence[EpisodeSpec], options: argparse.Namespace,
     Raises:
         ConfigError: what a worker met, in one sentence.
     """
-    arguments = {"provider": options.provider, "settings": {"delay_ms": options.delay_ms, "limit_s": options.limit_s}}
+    arguments = {"provider": options.provider, "simulator": options.sim, "settings": {"delay_ms": options.delay_ms, "limit_s": options.limit_s}}
     workers = min(options.workers, len(specs))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_limit_threads)
     try:
@@ -188,6 +191,7 @@ def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle | None, option
         "inference_ms": _mean([result.inference_ms for result in results if result.inferences]),
         "rejected_chunks": sum(result.rejected for result in results),
         "failures": _counts(result.reason for result in single if not result.success),
+        "simulator": options.sim,
         "mode": "ros" if options.ros else "in_process",
         "delay_ms": None if options.ros else options.delay_ms,
         "limit_s": options.limit_s,
