@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vla_ros import demo
-from vla_ros.core.errors import ConfigError
+from vla_ros.core.errors import ConfigError, InstructionTooLong
 
 KEYS = {"instruction", "success", "seconds", "control_rate_hz", "missed_periods", "inference_ms", "video"}
 
@@ -63,6 +63,12 @@ def test_impossible_options_are_wrong_use(arguments: list[str]):
     with pytest.raises(SystemExit) as stop:
         demo.parse(arguments)
     assert stop.value.code == 2
+
+
+def test_an_instruction_that_does_not_fit_the_policy_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(InstructionTooLong, match="tokens"):
+        demo.main(["--instruction", "please " * 100, "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_rate_and_gaps_come_from_stamps():

@@ -28,6 +28,7 @@ from vla_ros.core.paths import bundle_dir
 from vla_ros.processes import Process, own_ros_environment, vla_command
 from vla_ros.results import PROVIDERS, machine_facts, write_json
 from vla_ros.runtime.bundle import Bundle, load_bundle
+from vla_ros.runtime.prompt import PromptEncoder
 
 if TYPE_CHECKING:
     from vla_ros.ros.observer import Observer, Seen
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 on success (or when nobody can judge), 1 if the robot failed."""
     options = parse(argv)
     bundle = load_bundle(bundle_dir(options.model))  # a broken one is refused here with one line, instead of in a process's log
+    PromptEncoder(bundle.manifest, bundle.tokenizer_path).encode(options.instruction)  # and so is an instruction that does not fit
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     scene = choose_scene(options.instruction, options.seed)
