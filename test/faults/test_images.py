@@ -43,6 +43,7 @@ def dropped(rig):
 def holds(rig, code):
     """Dropped and counted by its reason; the robot holds without a picture, and goes on after good ones."""
     rig.until_code("IMAGE_LOST")
+    assert "camera '" in rig.robot.statuses[-1]["detail"]  # which one, for whoever has to mend it
     rig.until_at_rest()
     rig.until(lambda: rig.node.session.link.figures().get(f"image_dropped.front.{code}"), f"{code} is counted")
     rig.robot.alter_image = lambda _, __: None

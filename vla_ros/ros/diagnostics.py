@@ -71,8 +71,11 @@ class Figures:
     bundle: Mapping[str, Any]
 
 
-def status_message(node_name: str, output: ControlOutput | None, extra: Iterable[StatusCode], robot: str) -> DiagnosticStatus:
-    """One code with its sentence: the most severe of the loop's code, its warnings and ``extra``; the loop's own on a tie."""
+def status_message(node_name: str, output: ControlOutput | None, extra: Iterable[StatusCode], robot: str, detail: str = "") -> DiagnosticStatus:
+    """One code with its sentence: the most severe of the loop's code, its warnings and ``extra``; the loop's own on a tie.
+
+    ``detail`` is a clause about the loop's own code.
+    """
     code = StatusCode.INACTIVE if output is None else output.code
     others = (*(() if output is None else output.warnings), *extra)
     worst = max((code, *others), key=lambda c: c.level.value)
@@ -85,6 +88,7 @@ def status_message(node_name: str, output: ControlOutput | None, extra: Iterable
             "task_done": output.task_done,
             "generation": output.generation,
             "also": " ".join(c.name for c in others),
+            "detail": detail,
         }
     message.values = _values(values)
     return message

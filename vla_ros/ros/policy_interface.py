@@ -67,13 +67,23 @@ class PolicyInterface:
         self._robot_name = ""
         self._to_ros_ns: Callable[[int], int] = lambda time_ns: time_ns
         self._extra: tuple[StatusCode, ...] = ()
+        self._detail: Callable[[StatusCode], str] = lambda _: ""
+        self._detailed: StatusCode | None = None
 
     def every(self, period_s: float, callback: Callable[[], None]) -> Any:
         """Calls ``callback`` in the executor's thread, by the steady clock; returns the timer."""
         return self._node.create_timer(period_s, lambda: self._run(callback), clock=self._steady)
 
-    def open(self, contract: Contract, parameters: PolicyNodeParameters, to_ros_ns: Callable[[int], int]) -> None:
-        """Makes the topics of one bundle and robot; ``to_ros_ns`` turns the control thread's time into that of stamps.
+    def open(
+        self, contract: Contract, parameters: PolicyNodeParameters, to_ros_ns: Callable[[int], int], detail: Callable[[StatusCode], str]
+    ) -> None:
+        """Makes the topics of one bundle and robot.
+
+        Args:
+            contract: bundle and robot.
+            parameters: of the node.
+            to_ros_ns: turns the control thread's time into that of stamps.
+            detail: what the worker says about a status code, may be empty.
 
         Raises:
             ConfigError: the command interface is not available.
@@ -91,7 +101,7 @@ class PolicyInterface:
         self._markers = MarkerPublisher(contract.robot, markers, lambda: self._node.get_clock().now().nanoseconds)
         self._action_message = action_message(spec)
         self._tokens_message = action_message(spec, spec.horizon, Int32MultiArray)
-        self._to_ros_ns = to_ros_ns
+        self._to_ros_ns, self._detail = to_ros_ns, detail
 
     def close(self) -> None:
         """Destroys what ``open`` made. Safe to call twice."""
@@ -156,7 +166,11 @@ class PolicyInterface:
             self._markers.show_chunk(chunk)
 
     def _publish_status(self, output: ControlOutput | None) -> DiagnosticStatus:
-        message = status_message(self._node.get_name(), output, self._extra, self._robot_name)
+        detail = "" if output is None else self._detail(output.code)
+        if detail and output.code is not self._detailed:
+            self._node.get_logger().warning(printable(f"{output.code.sentence} {detail}"))
+        self._detailed = None if output is None else output.code
+        message = status_message(self._node.get_name(), output, self._extra, self._robot_name, printable(detail))
         self._status_publisher.publish(message)
         if self._markers is not None:
             self._markers.show_state(output)

@@ -161,6 +161,11 @@ class SharedMemoryLink:
             }
         return figures
 
+    def detail(self, code: StatusCode) -> str:
+        """What the worker says about this code (which camera, how old), empty where the code is not its own."""
+        report = self._watch.report
+        return report.detail if report is not None and report.code is code else ""
+
     @property
     def provider(self) -> str:
         """Execution provider in use, empty before the worker is ready."""

@@ -132,7 +132,7 @@ class PolicyNode(LifecycleNode):
         session = PolicySession(contract, parameters, self._inputs, self._control_clock.now_ns, self.interface.sinks, self.get_logger().warning)
         self._session = session
         self._tape = TapePublisher(self, session.loop)
-        self.interface.open(contract, parameters, self._control_clock.to_ros)
+        self.interface.open(contract, parameters, self._control_clock.to_ros, session.link.detail)
         node = {
             "node_name": f"{self.get_name()}_worker",
             "namespace": self.get_namespace(),
