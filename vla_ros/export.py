@@ -29,10 +29,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vla_ros import __version__
 from vla_ros.core.action import ActionSpec
-from vla_ros.core.errors import ConfigError, VlaError
+from vla_ros.core.errors import ConfigError
 from vla_ros.core.manifest import ContextSpec, Manifest, ProprioSpec, VocabularySpec
 from vla_ros.core.plan import PlanSlot, PlanSpec
 from vla_ros.core.tabletop import BASE_FRAME, JOINT_NAMES, PROMPT_TEMPLATE, PROPRIO_NAMES, ROBOT
+from vla_ros.export_answers import FILES as ANSWER_FILES
+from vla_ros.export_answers import ParityError, export_answers
+from vla_ros.model.cross_attention import make_policy
+from vla_ros.model.heads import logits_of_actions
 from vla_ros.model.policy import Policy, keep_committed
 from vla_ros.model.vision import ConvStem
 from vla_ros.results import write_json
@@ -52,10 +56,6 @@ MAX_LOGIT_DIFFERENCE = 2e-3
 TOKENIZER_FILE, POLICY_FILE = "tokenizer.json", "policy.onnx"
 
 
-class ParityError(VlaError):
-    """The exported graph does not answer as the network does."""
-
-
 class ExportedPolicy(nn.Module):
     """The policy with the graph's inputs and outputs: one frame, one instruction."""
 
@@ -68,7 +68,11 @@ class ExportedPolicy(nn.Module):
         """Pictures in the order of cameras, then text_ids, proprio, prefix_tokens; returns action_logits, plan_tokens."""
         *pictures, text_1T, proprio_1P, prefix_1Q = inputs
         output = self.policy(dict(zip(self.cameras, pictures)), text_1T, proprio_1P, prefix_1Q)
-        logits_1QA = keep_committed(output.action_NQA, prefix_1Q, self.policy.config.first_action_token)
+        logits_1QA = output.action_NQA
+        head = self.policy.action_head
+        if head is not None:
+            logits_1QA = logits_of_actions(head(output.step_NHE) + output.shift_NHD, head.low_D, head.high_D, self.policy.config.num_bins)
+        logits_1QA = keep_committed(logits_1QA, prefix_1Q, self.policy.config.first_action_token)
         plan_13 = torch.cat([output.phase_NC.argmax(-1, keepdim=True), output.point_N2A.argmax(-1)], dim=1)
         return logits_1QA, plan_13
 
@@ -85,19 +89,27 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
     """
     state = load_checkpoint(checkpoint)
     policy = restore_policy(state)
+    if policy.config.frames > 1:
+        raise ConfigError(
+            f"the policy sees {policy.config.frames} frames of each camera, and a bundle gives one: only its graph can be exported so far "
+            "(vla_ros.export.export_graph); train with model.frames=1 for a robot"
+        )
     samples = _samples(state, data, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
         staged = Path(folder) / out.name
         staged.mkdir()
         export_graph(policy, samples[0], staged / POLICY_FILE)
+        answers = {}
+        if policy.answers is not None:
+            answers = export_answers(policy, _fold_batch_norm(policy), samples, staged, write_graph, MAX_LOGIT_DIFFERENCE)
         restore_tokenizer(state).save(str(staged / TOKENIZER_FILE))
         manifest = make_manifest(state, out.name, staged, description)
         text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
         (staged / "manifest.yaml").write_text(text, encoding="utf-8")
         bundle = load_bundle(staged)
         session = OnnxPolicy(bundle, threads=threads)
-        report = {**check_parity(ExportedPolicy(policy).eval(), session, samples), **measure(session, samples), "threads": threads, "sha256": bundle.sha256}
+        report = {**check_parity(ExportedPolicy(policy).eval(), session, samples), **answers, **measure(session, samples), "threads": threads, "sha256": bundle.sha256}
         if out.exists():
             shutil.rmtree(out)
         staged.rename(out)
@@ -105,12 +117,16 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
 
 
 def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path) -> None:
-    """Writes the ONNX graph, batch norm folded and weights inside the file."""
-    wrapped = ExportedPolicy(_fold_batch_norm(policy)).eval()
+    """Writes the policy's ONNX graph, batch norm folded and weights inside the file."""
+    write_graph(ExportedPolicy(_fold_batch_norm(policy)).eval(), sample, [ACTION_LOGITS, PLAN_TOKENS], path)
+
+
+def write_graph(module: nn.Module, sample: dict[str, np.ndarray], outputs: Sequence[str], path: Path) -> None:
+    """Writes a module as an ONNX graph whose inputs are `sample`'s, by name and in its order."""
     inputs = tuple(torch.from_numpy(array) for array in sample.values())
     with torch.inference_mode():
         program = torch.onnx.export(
-            wrapped, inputs, input_names=list(sample), output_names=[ACTION_LOGITS, PLAN_TOKENS],
+            module, inputs, input_names=list(sample), output_names=list(outputs),
             opset_version=OPSET, dynamo=True, external_data=False, optimize=True, verbose=False,
         )
     model = program.model_proto
@@ -163,7 +179,8 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
     """The contract of the files in `folder`."""
     policy = restore_policy(state)
     config, data = policy.config, state["data"]
-    state_tokens, plan = 1, _plan_spec(data)
+    state_tokens, plan = 1 + bool(config.touch_dim), _plan_spec(data)
+    files = {"policy": POLICY_FILE, **(ANSWER_FILES if policy.answers is not None else {})}
     return Manifest(
         name=name,
         description=description or "Tabletop arm that reaches, pushes, picks, puts and stacks what a typed instruction names.",
@@ -184,8 +201,8 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
             action_tokens=config.num_action_tokens,
         ),
         norm_stats={"proprio_mean": _rounded(policy.state.mean_S), "proprio_std": _rounded(policy.state.std_S), "image": "x / 127.5 - 1"},
-        files={"policy": POLICY_FILE},
-        sha256={file: _sha256(folder / file) for file in (POLICY_FILE, TOKENIZER_FILE)},
+        files=files,
+        sha256={file: _sha256(folder / file) for file in (*files.values(), TOKENIZER_FILE)},
         opset=OPSET,
         provenance=_provenance(state),
     )
@@ -194,8 +211,9 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
 def _samples(state: dict[str, Any], data: Path, frames: int) -> list[dict[str, np.ndarray]]:
     """Graph inputs from held-out frames; every fourth one has its first step committed."""
     train = TrainConfig.from_dict(state["train_config"])
-    maker = BatchMaker(Dataset([data], None, train.data.val_fraction), restore_tokenizer(state), train.data, seed=1)
-    text_tokens = restore_policy(state).config.text_tokens
+    config = restore_policy(state).config
+    maker = BatchMaker(Dataset([data], None, train.data.val_fraction), restore_tokenizer(state), train.data, seed=1, model=config)
+    text_tokens = config.text_tokens
     first_action_token = state["model_config"]["first_action_token"]
     samples = []
     for batch in maker.validation_batches(frames):
@@ -215,10 +233,10 @@ def _samples(state: dict[str, Any], data: Path, frames: int) -> list[dict[str, n
 
 def _fold_batch_norm(policy: Policy) -> Policy:
     """A copy whose convolutions carry their batch norm's scale and shift."""
-    copy = Policy(policy.config)
+    copy = make_policy(policy.config)
     copy.load_state_dict(policy.state_dict())
     copy.eval()
-    for encoder in copy.vision.cameras.values():
+    for encoder in getattr(copy.vision, "cameras", {}).values():
         if isinstance(encoder.stem, ConvStem):
             encoder.stem.shrink, encoder.stem.around = _fold(encoder.stem.shrink), _fold(encoder.stem.around)
     return copy

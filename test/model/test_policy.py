@@ -31,6 +31,8 @@ def test_every_output_has_its_shape(stem, packing, activation, tiny):
         "pointed_N2": (count, 2),
         "vision_BVC": (tiny.frames, 4, 4),
         "offset_BV2": (tiny.frames, 4, 2),
+        "step_NHE": (count, 5, 32),
+        "shift_NHD": (count, 5, 6),
     }
     assert all(tensor.isfinite().all() for tensor in output.values())
 

@@ -28,7 +28,7 @@ def make(folder, config=CONFIG, seed=0) -> BatchMaker:
 
 
 def tensors(batch) -> dict[str, torch.Tensor]:
-    return {**batch.images, **{name: value for name, value in vars(batch).items() if name != "images"}}
+    return {**batch.images, **{name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}}
 
 
 def test_a_batch_depends_on_seed_and_number_only(dataset_folder):

@@ -34,7 +34,7 @@ def random_output(batch, seed=0) -> PolicyOutput:
     labels, frames = len(batch.text_NT), len(batch.proprio_BS)
     return PolicyOutput(
         action_NQA=draw(labels, 30, 256), phase_NC=draw(labels, 3), point_N2A=draw(labels, 2, 256), pointed_N2=draw(labels, 2),
-        vision_BVC=draw(frames, 64, 5), offset_BV2=draw(frames, 64, 2).sigmoid(),
+        vision_BVC=draw(frames, 64, 5), offset_BV2=draw(frames, 64, 2).sigmoid(), step_NHE=draw(labels, 5, 1), shift_NHD=draw(labels, 5, 6),
     )
 
 
@@ -51,6 +51,8 @@ def perfect_output(meta, batch) -> PolicyOutput:
         pointed_N2=batch.point_N2,
         vision_BVC=100.0 * batch.seen_BVC - 50.0,
         offset_BV2=batch.offset_BV2,
+        step_NHE=torch.zeros(len(batch.phase_N), 5, 1),
+        shift_NHD=torch.zeros_like(batch.actions_NHD),
     )
 
 
@@ -112,7 +114,7 @@ def test_metrics_average_over_batches_by_their_size(setting):
     meta, batch, _ = setting
     half = replace(
         batch,
-        **{name: value[: len(value) // 3 * 2] for name, value in vars(batch).items() if name != "images"},
+        **{name: value[: len(value) // 3 * 2] for name, value in vars(batch).items() if isinstance(value, torch.Tensor)},
     )
     output = random_output(batch)
     part = PolicyOutput(**{name: value[: len(value) // 3 * 2] for name, value in vars(output).items()})

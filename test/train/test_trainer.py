@@ -15,7 +15,8 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.train.checkpoint import load_checkpoint, restore_policy, save_checkpoint
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import Dataset
-from vla_ros.train.trainer import Trainer, main
+from vla_ros.train.command import main
+from vla_ros.train.trainer import Trainer
 
 
 def make(config, folder, out, **states) -> Trainer:

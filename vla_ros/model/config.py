@@ -11,7 +11,10 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.core.observation import CameraSpec
 from vla_ros.core.tabletop import ACTION_SPEC, CAMERAS, PROPRIO_NAMES, TEXT_TOKENS
 
-STEMS = ("conv", "patch")
+STEMS = ("conv", "patch", "vit", "tokens")
+FUSIONS = ("sequence", "cross")
+FEED_FORWARDS = ("dense", "moe")
+ACTION_HEADS = ("tokens", "l1", "flow")
 PACKINGS = ("step", "token")
 MOVED_STATE = (("x", "tool_x"), ("y", "tool_y"), ("z", "tool_z"), ("yaw", "tool_yaw"), ("gripper", "gripper_joint"))
 ACTIVATIONS = ("relu", "relu2", "gelu")
@@ -41,6 +44,13 @@ class PolicyConfig:
     `moved_state` pairs an action dimension with the entry of proprioception that it moves: after committed steps the policy
     goes on from the state in which these end.
     `vision_depth` counts the blocks that still change the vision tokens; later blocks only read them.
+    `fusion` "cross" replaces the one sequence by cross-modal attention (`vla_ros.model.cross_attention`).
+    `stem` "vit" puts `vit_depth` blocks of a vision transformer over `frames` pictures of each camera before the policy's own;
+    "tokens" embeds the ids of a frozen image tokenizer of the shape `image_tokens`, from the policy's own vocabulary.
+    `feed_forward` "moe" makes each block's feed-forward a mixture of `experts`, of which a token visits `experts_top_k`.
+    `action_head` "l1" or "flow" adds a continuous head beside the tokens, whose answer the exported graph gives.
+    `touch_dim` above 0 adds a token of contact forces after the state. `answer_tokens` above 0 lets the policy answer questions in
+    that many text tokens, the end included.
     """
 
     vocab_size: int
@@ -63,18 +73,33 @@ class PolicyConfig:
     stem: str = "conv"
     stem_channels: tuple[int, ...] = (48, 96)
     packing: str = "step"
+    fusion: str = "sequence"
+    frames: int = 1
+    vit_depth: int = 4
+    image_tokens: dict[str, Any] | None = None
+    feed_forward: str = "dense"
+    experts: int = 4
+    experts_top_k: int = 1
+    expert_capacity: float = 1.25
+    action_head: str = "tokens"
+    touch_dim: int = 0
+    answer_tokens: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("stem", self.stem, STEMS)
         _check_choice("packing", self.packing, PACKINGS)
         _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("fusion", self.fusion, FUSIONS)
+        _check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        _check_choice("action_head", self.action_head, ACTION_HEADS)
+        self._check_pieces()
         if self.width % self.heads:
             raise ConfigError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if not 0 < self.vision_depth < self.depth:
             raise ConfigError(f"model.vision_depth {self.vision_depth} must lie in 1..depth - 1 ({self.depth - 1})")
-        if self.first_action_token + self.num_bins > self.vocab_size:
+        if self.first_image_token + self.num_codes > self.vocab_size:
             raise ConfigError(
-                f"action ids end at {self.first_action_token + self.num_bins} but the vocabulary has "
+                f"action and image ids end at {self.first_image_token + self.num_codes} but the vocabulary has "
                 f"{self.vocab_size} ids: raise model.vocab_size"
             )
         if not self.seen_tokens or not all(0 <= token < self.first_action_token for token in self.seen_tokens):
@@ -89,6 +114,18 @@ class PolicyConfig:
                 raise ConfigError(
                     f"camera {camera.name} is {camera.width}x{camera.height}: use multiples of {STRIDE} pixels"
                 )
+
+    def _check_pieces(self) -> None:
+        """Settings that need one another."""
+        if self.frames < 1 or (self.frames > 1 and self.stem != "vit"):
+            raise ConfigError(f"model.frames is {self.frames}: it must be at least 1, and several frames need model.stem vit")
+        if (self.stem == "tokens") != (self.image_tokens is not None):
+            raise ConfigError("model.stem tokens and run.image_tokens (best.pt of `vla train-image-tokens`) go together: set both or neither")
+        if self.feed_forward == "moe" and self.fusion == "cross":
+            raise ConfigError("model.feed_forward moe needs model.fusion sequence: the cross-modal streams have dense feed-forwards of their own")
+        for name in ("touch_dim", "answer_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"model.{name} must not be negative, got {getattr(self, name)}")
 
     @property
     def horizon(self) -> int:
@@ -106,6 +143,16 @@ class PolicyConfig:
         return self.action.num_bins
 
     @property
+    def first_image_token(self) -> int:
+        """Id of the first image token; they follow the action tokens."""
+        return self.first_action_token + self.num_bins
+
+    @property
+    def num_codes(self) -> int:
+        """Image tokens in the vocabulary; 0 without an image tokenizer."""
+        return self.image_tokens["codes"] if self.image_tokens else 0
+
+    @property
     def num_action_tokens(self) -> int:
         """H*D: tokens in one action chunk."""
         return self.horizon * self.action_dims
@@ -113,7 +160,7 @@ class PolicyConfig:
     @property
     def num_vision_tokens(self) -> int:
         """Vision tokens of all cameras together."""
-        return sum(vision_tokens_of(camera) for camera in self.cameras)
+        return self.frames * sum(vision_tokens_of(camera) for camera in self.cameras)
 
     @property
     def tokens_per_position(self) -> int:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.model.attention import MASKED, Attention, FeedForward, SelfBlock, start_near_identity
+from vla_ros.model.attention import Attention, FeedForward, SelfBlock, start_near_identity
 from vla_ros.model.config import PolicyConfig
-from vla_ros.model.policy import Policy, PolicyOutput, Seen
+from vla_ros.model.policy import Policy
 
 
 class Read(nn.Module):
@@ -66,11 +66,14 @@ class Exchange(nn.Module):
         self.language_to_action, self.vision_to_action = Read(config), Read(config)
         self.action = SelfBlock(config.width, config.heads, config.mlp_ratio, config.depth, config.activation)
 
-    def forward(self, vision_NVE: Tensor, text_NTE: Tensor, query_NQE: Tensor, padded_N11T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, vision_NVE: Tensor, text_NTE: Tensor, query_NQE: Tensor, padded_N11T: Tensor, mask_N1QQ: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All three streams after the exchange. Vision and language read each other as they were before it.
 
         Args:
             padded_N11T: added to scores of words, `MASKED` at padding.
+            mask_N1QQ: added to scores among the queries; None lets each see all.
         """
         if not self.for_action_only:
             vision_before_NVE, text_before_NTE = vision_NVE, text_NTE
@@ -78,7 +81,7 @@ class Exchange(nn.Module):
             text_NTE = self.think_language(self.vision_to_language(text_before_NTE, vision_before_NVE))
         query_NQE = self.language_to_action(query_NQE, text_NTE, padded_N11T)
         query_NQE = self.vision_to_action(query_NQE, vision_NVE)
-        return vision_NVE, text_NTE, self.action(query_NQE)
+        return vision_NVE, text_NTE, self.action(query_NQE, mask_N1QQ)
 
 
 class CrossModalTrunk(nn.Module):
@@ -103,46 +106,30 @@ class CrossModalPolicy(Policy):
         del self.blocks
         self.trunk = CrossModalTrunk(config)
 
-    def forward(
-        self,
-        images: dict[str, Tensor],
-        text_NT: Tensor,
-        proprio_BS: Tensor,
-        prefix_NQ: Tensor,
-        withheld_B: Tensor | None = None,
-        told_N2: Tensor | None = None,
-    ) -> PolicyOutput:
-        """As `Policy.forward`."""
-        words = text_NT.shape[1]
-        labels = text_NT.shape[0] // proprio_BS.shape[0]
-        withheld_N = None if withheld_B is None else withheld_B.repeat_interleave(labels, dim=0)
-        moved_NS, shift_ND, count_N = self.anchor(prefix_NQ, proprio_BS.repeat_interleave(labels, dim=0))
-        label_NLE = self._embed_label(text_NT, self.state(moved_NS, withheld_N) + self.anchor.count_HE[count_N], prefix_NQ)
+    def _look(self, vision_BVE: Tensor, label_NLE: Tensor, mask_N1LL: Tensor, words: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Policy._look`; what later layers read is vision after the first exchange, once per label."""
         text_NTE, query_NQE = label_NLE[:, :words], label_NLE[:, words:]
-        padded_N11T = (text_NT == self.config.pad_token)[:, None, None, :].to(label_NLE.dtype) * MASKED
-        vision_BVE = self.vision(images)
+        padded_N11T, mask_N1QQ = _masks(mask_N1LL, words)
         for see, listen in zip(self.trunk.vision, self.trunk.language):
             vision_BVE, text_NTE = see(vision_BVE), listen(text_NTE, padded_N11T)
-        front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
-        spoken_BVE = self.speak(front_BVE)
-        vision_NVE = vision_BVE.repeat_interleave(labels, dim=0)
-        first, *others = self.trunk.exchanges
-        vision_NVE, text_NTE, query_NQE = first(vision_NVE, text_NTE, query_NQE, padded_N11T)
-        pointing_NLE, pointed_N2 = self._point(torch.cat([text_NTE, query_NQE], dim=1), text_NT, front_BVE, spoken_BVE, told_N2)
-        query_NQE = pointing_NLE[:, words:]
-        for exchange in others:
-            vision_NVE, text_NTE, query_NQE = exchange(vision_NVE, text_NTE, query_NQE, padded_N11T)
-        return self._answer_from(self.norm_label(query_NQE[:, 1:]), self._say(front_BVE, spoken_BVE), pointed_N2, shift_ND)
+        labels = len(label_NLE) // len(vision_BVE)
+        streams = (vision_BVE.repeat_interleave(labels, dim=0), text_NTE, query_NQE)
+        vision_NVE, text_NTE, query_NQE = self.trunk.exchanges[0](*streams, padded_N11T, mask_N1QQ)
+        return vision_BVE, vision_NVE, torch.cat([text_NTE, query_NQE], dim=1)
 
-    def _answer_from(self, label_NQE: Tensor, seen: Seen, pointed_N2: Tensor, shift_ND: Tensor) -> PolicyOutput:
-        """The heads: plan token first, then action tokens."""
-        plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
-        asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
-        return PolicyOutput(
-            action_NQA=self.anchor.move(self.bin_logits(asked_NQE), shift_ND),
-            phase_NC=self.read_phase(plan_NE),
-            point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
-            pointed_N2=pointed_N2,
-            vision_BVC=seen.vision_BVC,
-            offset_BV2=seen.offset_BV2,
-        )
+    def _think(self, read_NVE: Tensor, label_NLE: Tensor, mask_N1LL: Tensor, words: int, start: int) -> Tensor:
+        """As `Policy._think`, by the other exchanges."""
+        text_NTE, query_NQE = label_NLE[:, :words], label_NLE[:, words:]
+        for exchange in self.trunk.exchanges[1:]:
+            read_NVE, text_NTE, query_NQE = exchange(read_NVE, text_NTE, query_NQE, *_masks(mask_N1LL, words))
+        return query_NQE[:, start - words :]
+
+
+def _masks(mask_N1LL: Tensor, words: int) -> tuple[Tensor, Tensor]:
+    """What is hidden of the words (padding, from all alike), and of the queries from one another."""
+    return mask_N1LL[:, :, :1, :words], mask_N1LL[:, :, words:, words:]
+
+
+def make_policy(config: PolicyConfig) -> Policy:
+    """The network that `config.fusion` names."""
+    return CrossModalPolicy(config) if config.fusion == "cross" else Policy(config)

@@ -262,8 +262,8 @@ class ImageTokenIds(nn.Module):
         return sum((camera.height // stride) * (camera.width // stride) for camera in self.cameras)
 
     def forward(self, images: dict[str, Tensor]) -> Tensor:
-        """Ids 0..K-1 in the order of cameras, row-major, int64 [B, V]."""
-        return torch.cat([self.tokenizer.encode(images[camera.name]).flatten(1) for camera in self.cameras], dim=1)
+        """Ids 0..K-1 in the order of the cameras that gave pictures, row-major, int64 [B, V]."""
+        return torch.cat([self.tokenizer.encode(images[camera.name]).flatten(1) for camera in self.cameras if camera.name in images], dim=1)
 
     def train(self, mode: bool = True) -> ImageTokenIds:
         """Stays in eval mode: training the policy must not move the codebook."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.model.config import PolicyConfig
+from vla_ros.model.moe import MixtureFeedForward, MoeConfig
 
 
 class Block(nn.Module):
@@ -32,10 +33,18 @@ class Block(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, config.mlp_ratio * width)
-        self.contract = nn.Linear(config.mlp_ratio * width, width)
-        for residual in (self.project, self.contract):
-            nn.init.normal_(residual.weight, std=0.02 / (2 * config.depth) ** 0.5)
+        residual_std = 0.02 / (2 * config.depth) ** 0.5
+        residuals = [self.project]
+        self.mixture: nn.Module | None = None
+        if config.feed_forward == "moe":
+            moe = MoeConfig(experts=config.experts, top_k=config.experts_top_k, capacity_factor=config.expert_capacity)
+            self.mixture = MixtureFeedForward(width, config.mlp_ratio * width, moe, config.activation, residual_std)
+        else:
+            self.expand = nn.Linear(width, config.mlp_ratio * width)
+            self.contract = nn.Linear(config.mlp_ratio * width, width)
+            residuals.append(self.contract)
+        for residual in residuals:
+            nn.init.normal_(residual.weight, std=residual_std)
             nn.init.zeros_(residual.bias)
 
     def vision(self, x_BVE: Tensor, update: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,6 +82,8 @@ class Block(nn.Module):
 
     def _residual(self, x_NLE: Tensor, mixed_NGLF: Tensor) -> Tensor:
         x_NLE = x_NLE + self.project(mixed_NGLF.transpose(1, 2).flatten(2))
+        if self.mixture is not None:
+            return x_NLE + self.mixture(self.norm_mlp(x_NLE))
         hidden_NLM = self.expand(self.norm_mlp(x_NLE))
         if self.activation == "gelu":
             hidden_NLM = F.gelu(hidden_NLM)

@@ -21,6 +21,7 @@ from vla_ros.core.observation import CameraSpec
 from vla_ros.core.tabletop import CAMERAS
 from vla_ros.model.attention import SelfBlock
 
+GREY = 128  # about 0 of -1..1
 INIT_STD = 0.02  # of learned tables, as in the ViT paper's code
 
 
@@ -160,8 +161,11 @@ class VitStem(nn.Module):
         return self.vit.config.num_patches + int(self.class_token)
 
     def forward(self, images: dict[str, Tensor]) -> Tensor:
-        """Tokens [B, V, E] (or V + 1, the class token last)."""
-        class_BE, patch_BVE = self.vit(images)
+        """Tokens [B, V, E] (or V + 1, the class token last). A camera that gave no picture is grey."""
+        first = next(iter(images.values()))
+        absent = [camera for camera in self.vit.config.cameras if camera.name not in images]
+        grey = {camera.name: first.new_full((*first.shape[:-3], *camera.shape), GREY) for camera in absent}
+        class_BE, patch_BVE = self.vit({**images, **grey})
         if self.class_token:
             patch_BVE = torch.cat([patch_BVE, class_BE[:, None]], dim=1)
         return self.project(patch_BVE)

@@ -57,6 +57,8 @@ class Recorder(Protocol):
 
 
 MakeRecorder = Callable[[], Recorder]
+WriteShard = Callable[[Path, list[dict[str, Any]], list[int], list[int]], None]
+WriteMeta = Callable[[Path, int, int], None]
 
 
 class EpisodeRecorder:
@@ -232,7 +234,9 @@ def write_meta(folder: Path, labels: int, seed: int) -> None:
     (folder / "texts.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
 
 
-def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, make_recorder: MakeRecorder, name: str, report: Any) -> None:
+def _work(
+    folder: Path, worker: int, workers: int, frames_wanted: int, first_seed: int, make_recorder: MakeRecorder, name: str, report: Any, write: WriteShard
+) -> None:
     recorder = make_recorder()
     frames: list[dict[str, Any]] = []
     episodes: list[int] = []
@@ -246,7 +250,7 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
         seed += workers
         report.put((len(frames), None))
         if len(frames) >= min(_FRAMES_PER_SHARD, frames_wanted - written):
-            write_shard(folder / f"shard_{name}_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
+            write(folder / f"shard_{name}_{first_seed}_{worker:02d}_{shard:04d}", frames, episodes, numbers)
             written, shard = written + len(frames), shard + 1
             report.put((0, (len(frames), recorder.successes[:])))
             frames, episodes, numbers = [], [], []
@@ -255,22 +259,33 @@ def _work(folder: Path, worker: int, workers: int, frames_wanted: int, first_see
 
 
 def collect(
-    folder: Path, frames: int, *, make_recorder: MakeRecorder, name: str = "run", labels: int = LABELS, workers: int = 2, seed: int = FIRST_TRAINING_SEED
+    folder: Path,
+    frames: int,
+    *,
+    make_recorder: MakeRecorder,
+    name: str = "run",
+    labels: int = LABELS,
+    workers: int = 2,
+    seed: int = FIRST_TRAINING_SEED,
+    write: WriteShard = write_shard,
+    describe: WriteMeta = write_meta,
 ) -> dict[str, float]:
     """Records at least ``frames`` frames into ``folder`` (adding to what is there) and returns counts.
 
     Args:
         make_recorder: makes each process's recorder of ``labels`` labels a frame; has to be picklable.
         name: part of the shards' names.
+        write, describe: write a shard, and what the arrays of all mean; have to be picklable.
 
     Returns:
         ``frames`` written, ``tasks`` tried and their ``success_rate``, disturbances included.
     """
-    write_meta(folder, labels, seed)
+    describe(folder, labels, seed)
     context = multiprocessing.get_context("spawn")
     report = context.Queue()
     share = -(-frames // workers)
-    processes = [context.Process(target=_work, args=(folder, w, workers, share, seed, make_recorder, name, report), daemon=True) for w in range(workers)]
+    arguments = [(folder, w, workers, share, seed, make_recorder, name, report, write) for w in range(workers)]
+    processes = [context.Process(target=_work, args=each, daemon=True) for each in arguments]
     for process in processes:
         process.start()
     written, tasks, running = 0, [], workers
@@ -304,14 +319,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
     parser.add_argument("--labels", type=int, default=LABELS, help="instructions per frame")
     parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
+    parser.add_argument("--questions", action="store_true", help="instead of demonstrations, pictures of many scenes with questions and answers, --labels of each")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     options = parser.parse_args(argv)
     if options.seed < FIRST_TRAINING_SEED:
         parser.error(f"--seed {options.seed} belongs to evaluation: use {FIRST_TRAINING_SEED} or more")
+    if options.questions and options.snapshots:
+        parser.error("--questions and --snapshots are two kinds of data: collect them into two folders")
+    from vla_ros.sim.question_data import QuestionRecorder, write_question_meta, write_question_shard
     from vla_ros.sim.snapshots import SnapshotRecorder
 
     kind, name = (SnapshotRecorder, "snap") if options.snapshots else (EpisodeRecorder, "run")
-    settings = {"workers": options.workers, "seed": options.seed, "labels": options.labels}
+    settings: dict[str, Any] = {"workers": options.workers, "seed": options.seed, "labels": options.labels}
+    if options.questions:
+        kind, name = QuestionRecorder, "ask"
+        settings |= {"write": write_question_shard, "describe": write_question_meta}
     counts = collect(options.out, options.frames, make_recorder=partial(kind, options.labels), name=name, **settings)
     if options.json:
         options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")

@@ -6,4 +6,4 @@ import sys
 from vla_ros.cli import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_module("vla_ros.train.trainer", sys.argv[1:], program="vla train"))
+    sys.exit(run_module("vla_ros.train.command", sys.argv[1:], program="vla train"))

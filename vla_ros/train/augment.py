@@ -11,13 +11,13 @@ _LEVEL_A = np.arange(256, dtype=np.float32)
 
 
 def jitter_pictures(pictures: dict[str, np.ndarray], rng: np.random.Generator, config: DataConfig) -> None:
-    """Changes brightness, contrast and tint of uint8 pictures [B, H, W, 3] in place; a frame's cameras change alike."""
+    """Changes brightness, contrast and tint of uint8 pictures [B, ..., H, W, 3] in place; a frame's cameras, and its past, change alike."""
     frames = len(next(iter(pictures.values())))
     table_BC = _tables(rng, frames, config)
     for picture_BHWC in pictures.values():
         for frame in range(frames):
             for channel in range(3):
-                plane_HW = picture_BHWC[frame, :, :, channel]
+                plane_HW = picture_BHWC[frame, ..., channel]
                 plane_HW[...] = table_BC[frame, channel][plane_HW]
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.model.config import PolicyConfig
+from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
 
 FORMAT_VERSION = 1
@@ -46,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def restore_policy(state: dict[str, Any]) -> Policy:
     """The averaged policy of a checkpoint, in eval mode."""
-    policy = Policy(PolicyConfig.from_dict(state["model_config"]))
+    policy = make_policy(PolicyConfig.from_dict(state["model_config"]))
     policy.load_state_dict(state["averaged"])
     return policy.eval()
 

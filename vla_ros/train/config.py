@@ -13,6 +13,11 @@ import yaml
 from vla_ros.core.errors import ConfigError
 
 
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
+ACTION_BINS = ("uniform", "quantile")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Batches and augmentation.
@@ -29,6 +34,9 @@ class DataConfig:
         told_probability: chance that the plan token is told the true place, so that acting is learned before pointing is (teacher forcing).
         told_noise: standard deviation of the place that it is told, in parts of the plan's bounds.
         rescan_s: how often the dataset folders are searched for new shards; 0 = never.
+        question_frames: pictures with questions of one step, where `vla train --questions` gives some.
+        questions_per_frame: questions of each, drawn from the recorded ones.
+        action_bins: `uniform` splits the bounds that the data declare, `quantile` those in which 98 % of the recorded actions lie.
     """
 
     frames_per_batch: int = 32
@@ -42,6 +50,13 @@ class DataConfig:
     told_probability: float = 0.5
     told_noise: float = 0.012
     rescan_s: float = 60.0
+    question_frames: int = 8
+    questions_per_frame: int = 4
+    action_bins: str = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.action_bins not in ACTION_BINS:
+            raise ConfigError(f"data.action_bins is {self.action_bins!r}: valid are {', '.join(ACTION_BINS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +72,9 @@ class LossConfig:
         sigma_bins: width of the Gaussian around a target, in bins (HL-Gauss, arXiv 2403.03950, advises 0.75 bins or more).
         early_steps: first free steps of a chunk that count more, since they are executed before a new chunk arrives.
         early_weight: how much more.
+        continuous: weight of the continuous action head, where model.action_head names one.
+        balance: weight of the load balance, where model.feed_forward is moe (Switch: 0.01).
+        language: weight of the answers to questions, where `vla train --questions` gives some.
     """
 
     action: float = 1.0
@@ -67,6 +85,9 @@ class LossConfig:
     sigma_bins: float = 1.5
     early_steps: int = 2
     early_weight: float = 1.5
+    continuous: float = 1.0
+    balance: float = 0.01
+    language: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +109,9 @@ class RunConfig:
     """Budget and bookkeeping. One of `max_minutes` and `max_steps` must be positive; the first one reached ends the run.
 
     The first `vision_fraction` of the budget trains what the vision tokens say, alone: it is cheap, and words find their objects at once
-    when they come. With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
+    when they come. `image_tokens` and `vision_init` name checkpoints of `vla train-image-tokens`: the tokenizer of model.stem tokens, and
+    the masked autoencoder from which the vision transformer of model.stem vit starts. `precision` bfloat16 multiplies matrices in half the
+    bits (mixed precision); weights and their updates stay float32. It and `device` cuda have not been run on a GPU yet. With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
     """
 
     max_minutes: float = 0.0
@@ -102,6 +125,15 @@ class RunConfig:
     seed: int = 0
     threads: int = 2
     vocab_size: int = 512
+    device: str = "cpu"
+    precision: str = "float32"
+    image_tokens: str = ""
+    vision_init: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("device", self.device, DEVICES), ("precision", self.precision, PRECISIONS)):
+            if value not in choices:
+                raise ConfigError(f"run.{name} is {value!r}: valid are {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)

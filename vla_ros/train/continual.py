@@ -20,15 +20,17 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.model.config import PolicyConfig
 from vla_ros.model.policy import Policy
 from vla_ros.train.checkpoint import load_checkpoint, restore_policy, restore_tokenizer, save_checkpoint
 from vla_ros.train.config import TrainConfig, read_values
 from vla_ros.train.data import Batch, BatchMaker, Dataset
 from vla_ros.train.ewc import Consolidation, EwcPenalty, consolidate, sampled_log_likelihood
+from vla_ros.train.heap import keep_heap
 from vla_ros.train.interrupt import StopOnSignal
 from vla_ros.train.losses import Metrics, PolicyLoss
 from vla_ros.train.rehearsal import rehearsal_weights
-from vla_ros.train.trainer import Trainer, keep_heap
+from vla_ros.train.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class PenalisedLoss:
 def consolidate_policy(policy: Policy, dataset: Dataset, tokenizer: Tokenizer, config: TrainConfig, samples: int) -> Consolidation:
     """Remembers a policy, from `samples` frames of the dataset with one label each."""
     single = replace(config.data, frames_per_batch=1, labels_per_frame=1)
-    maker = BatchMaker(dataset, tokenizer, single, config.run.seed)
+    maker = BatchMaker(dataset, tokenizer, single, config.run.seed, policy.config)
     policy = policy.eval().requires_grad_(True)
 
     def log_likelihoods() -> Iterator[Tensor]:
@@ -91,7 +93,7 @@ def consolidate_policy(policy: Policy, dataset: Dataset, tokenizer: Tokenizer, c
 
 def measure(policy: Policy, maker: BatchMaker, loss: PolicyLoss, frames: int) -> dict[str, float]:
     """Loss of the action tokens and validation metrics on held-out frames."""
-    metrics, total, labels = Metrics(maker.dataset.meta), 0.0, 0
+    metrics, total, labels = Metrics(maker.meta), 0.0, 0
     with torch.inference_mode():
         for batch in maker.validation_batches(frames):
             output = Trainer.forward(policy.eval(), batch)
@@ -161,10 +163,12 @@ class ContinualRun:
 
     def _measure(self, policy: Policy) -> dict[str, dict[str, float]]:
         frames = self.config.run.val_frames
-        return {name: measure(policy, self._maker(dataset), PolicyLoss(dataset.meta, self.config.loss), frames) for name, dataset in self._data.items()}
+        makers = {name: self._maker(dataset) for name, dataset in self._data.items()}
+        return {name: measure(policy, maker, PolicyLoss(maker.meta, self.config.loss), frames) for name, maker in makers.items()}
 
     def _maker(self, dataset: Dataset) -> BatchMaker:
-        return BatchMaker(dataset, restore_tokenizer(self.state), self.config.data, self.config.run.seed)
+        shape = PolicyConfig.from_dict(self.state["model_config"])
+        return BatchMaker(dataset, restore_tokenizer(self.state), self.config.data, self.config.run.seed, shape)
 
     def _remembered(self, samples: int, earlier: Path | None, resume: bool) -> Consolidation:
         """Made once and saved beside the checkpoints, since a resumed run must resist alike."""

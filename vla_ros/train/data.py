@@ -7,9 +7,8 @@ batches. Axes: B frames, K labels of a frame, N = B*K, T text tokens, H steps, D
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +17,26 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_ros.core.action_tokens import ActionTokenizer
-from vla_ros.core.errors import ConfigError, InstructionTooLong
+from vla_ros.core.errors import InstructionTooLong
 from vla_ros.core.tabletop import CAMERAS, PROMPT_TEMPLATE, TEXT_TOKENS
-from vla_ros.model.config import grid_of
+from vla_ros.model.config import PolicyConfig, grid_of
 from vla_ros.train.augment import insert_foreign_words, jitter_pictures
 from vla_ros.train.config import DataConfig
-from vla_ros.train.shards import DataError, DatasetMeta, Shard, find_shards, open_shard, read_meta
+from vla_ros.train.dataset import Dataset, is_held_out
+from vla_ros.train.history import past_rows
+from vla_ros.train.questions import QuestionBatch, QuestionMaker
+from vla_ros.train.shards import DataError, Shard
 from vla_ros.train.tokenizer import PAD_ID, encode_prompts
 
-_log = logging.getLogger(__name__)
+__all__ = ["Batch", "BatchMaker", "Dataset", "is_held_out", "object_targets"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One step's tensors. `actions_NHD` in physical units; `committed_NH` marks given steps; `point_N2` is the plan's
     place in parts of its bounds; `seen_BVC` and `offset_BV2` describe the objects in each cell of the first camera,
-    `occupied_BV` says where there is one."""
+    `occupied_BV` says where there is one. `touch_BP` are
+    contact forces in N, if the data have them; `questions` are about pictures of their own."""
 
     images: dict[str, Tensor]
     text_NT: Tensor
@@ -47,130 +50,36 @@ class Batch:
     seen_BVC: Tensor
     offset_BV2: Tensor
     occupied_BV: Tensor
-
-
-class Dataset:
-    """All shards of several folders, with whole episodes held out for validation.
-
-    An episode is held out by a hash of its number, so that shards that appear later change nothing about earlier ones.
-
-    Args:
-        folders: dataset folders with equal `meta.yaml` contracts.
-        weights: how often each folder is drawn from, relative; None = by number of frames.
-        val_fraction: share of episodes held out.
-
-    Raises:
-        DataError: a folder without meta.yaml or shards, or a shard that is damaged.
-    """
-
-    def __init__(self, folders: Sequence[Path], weights: Sequence[float] | None = None, val_fraction: float = 0.03) -> None:
-        if weights is not None and (len(weights) != len(folders) or min(weights) <= 0):
-            raise ConfigError(f"{len(folders)} datasets need as many positive weights, got {list(weights)}")
-        self.folders = [Path(folder) for folder in folders]
-        self.weights = weights
-        self.val_fraction = val_fraction
-        metas = [read_meta(folder) for folder in self.folders]
-        for folder, meta in zip(self.folders, metas):
-            meta.check_same(metas[0], str(folder))
-        self.metas = metas
-        self.shards: list[Shard] = []
-        self._source: list[int] = []
-        self._rows: dict[bool, list[np.ndarray]] = {False: [], True: []}
-        self._refused: set[Path] = set()
-        self._scan(strict=True)
-        if not self.shards:
-            raise DataError(f"no finished shard_* in {', '.join(map(str, self.folders))}: run `vla collect` first")
-
-    @property
-    def meta(self) -> DatasetMeta:
-        """The first folder's; all agree."""
-        return self.metas[0]
-
-    @property
-    def labels(self) -> int:
-        """Smallest K of the folders."""
-        return min(meta.labels for meta in self.metas)
-
-    def rescan(self) -> int:
-        """Adds shards that were finished since; returns how many. A damaged one is logged once and left out."""
-        return self._scan(strict=False)
-
-    def instructions(self) -> Iterator[str]:
-        """Every instruction of every shard, repetitions included."""
-        for shard in self.shards:
-            yield from shard.instructions
-
-    def num_frames(self, held_out: bool = False) -> int:
-        """Frames to train on, or to validate on."""
-        return sum(len(rows) for rows in self._rows[held_out])
-
-    def draw(self, rng: np.random.Generator, count: int, held_out: bool = False) -> list[tuple[Shard, np.ndarray]]:
-        """`count` random frames as (shard, rows), with replacement."""
-        sizes = np.array([len(rows) for rows in self._rows[held_out]], dtype=np.float64)
-        if not sizes.sum():
-            what = "held out for validation: collect more episodes or raise data.val_fraction" if held_out else "to train on: collect more"
-            raise ConfigError(f"no frames {what}")
-        chosen = np.sort(rng.choice(len(sizes), size=count, p=self._probabilities(sizes)))
-        drawn = []
-        for shard in np.unique(chosen):
-            rows = self._rows[held_out][shard]
-            drawn.append((self.shards[shard], np.sort(rows[rng.integers(len(rows), size=int((chosen == shard).sum()))])))
-        return drawn
-
-    def proprio_stats(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the frames to train on, float32 [S] each."""
-        parts = [shard.arrays["proprio"][rows] for shard, rows in zip(self.shards, self._rows[False])]
-        proprio_NS = np.concatenate(parts).astype(np.float64)
-        # A joint that never moves must not blow up the noise of its encoder: 1e-2 rad or m is a small deviation.
-        return proprio_NS.mean(0).astype(np.float32), np.maximum(proprio_NS.std(0), 1e-2).astype(np.float32)
-
-    def _probabilities(self, sizes: np.ndarray) -> np.ndarray:
-        if self.weights is None:
-            return sizes / sizes.sum()
-        source = np.array(self._source)
-        share = np.array([self.weights[s] / max(sizes[source == s].sum(), 1.0) for s in source]) * sizes
-        return share / share.sum()
-
-    def _scan(self, strict: bool) -> int:
-        known = {shard.path for shard in self.shards} | self._refused
-        added = 0
-        for source, folder in enumerate(self.folders):
-            for path in find_shards(folder):
-                if path in known:
-                    continue
-                try:
-                    self._add(open_shard(path, self.metas[source]), source)
-                    added += 1
-                except DataError as error:
-                    if strict:
-                        raise
-                    self._refused.add(path)
-                    _log.warning("left out: %s", error)
-        return added
-
-    def _add(self, shard: Shard, source: int) -> None:
-        held_out_N = is_held_out(shard.arrays["episode"], self.val_fraction)
-        self.shards.append(shard)
-        self._source.append(source)
-        self._rows[True].append(np.flatnonzero(held_out_N))
-        self._rows[False].append(np.flatnonzero(~held_out_N))
-
-
-def is_held_out(episode_N: np.ndarray, fraction: float) -> np.ndarray:
-    """Whether each episode is for validation: a multiplicative hash (Knuth) of its number, spread over 0..1."""
-    return (np.asarray(episode_N, dtype=np.uint32) * np.uint32(2654435761)) / 2.0**32 < fraction
+    touch_BP: Tensor | None = None
+    questions: QuestionBatch | None = None
 
 
 class BatchMaker:
-    """Draws and prepares batches. One thread at a time."""
+    """Draws and prepares batches. One thread at a time.
 
-    def __init__(self, dataset: Dataset, tokenizer: Tokenizer, config: DataConfig, seed: int) -> None:
+    Args:
+        model: the policy's shape, whose bounds of actions may be its own (`vla_ros.train.action_bins`) and which may see past frames.
+        questions: asked beside the demonstrations in training batches.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        seed: int,
+        model: PolicyConfig | None = None,
+        questions: QuestionMaker | None = None,
+    ) -> None:
         self.dataset = dataset
+        self.meta = dataset.meta if model is None else replace(dataset.meta, action=model.action)
+        self.frames = 1 if model is None else model.frames
+        self.questions = questions
         self.config = config
         self.seed = seed
         self._tokenizer = tokenizer
         self._texts: dict[Path, np.ndarray] = {}
-        self._codec = ActionTokenizer(dataset.meta.action, tokenizer.get_vocab_size())
+        self._codec = ActionTokenizer(self.meta.action, tokenizer.get_vocab_size())
         known = np.unique(np.concatenate([self._text_ids(shard).ravel() for shard in dataset.shards]))
         self._foreign_X = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), known)
 
@@ -179,7 +88,8 @@ class BatchMaker:
         rng = np.random.default_rng([self.seed, number])
         drawn = self.dataset.draw(rng, self.config.frames_per_batch)
         labels = min(self.config.labels_per_frame, self.dataset.labels)
-        return self._make(drawn, labels, rng, augment=True)
+        batch = self._make(drawn, labels, rng, augment=True)
+        return batch if self.questions is None else replace(batch, questions=self.questions.training_batch(number))
 
     def validation_batches(self, frames: int) -> Iterator[Batch]:
         """Always the same held-out frames with all their labels, not augmented."""
@@ -193,7 +103,7 @@ class BatchMaker:
         frames = sum(len(rows) for _, rows in drawn)
         picked = [_pick_labels(rng, len(rows), shard.arrays["actions"].shape[1], labels) for shard, rows in drawn]
         text_NT, actions_NHD, committed_N, plan_N3 = self._labels(drawn, picked)
-        pictures = {camera.name: np.concatenate([shard.arrays[camera.name][rows] for shard, rows in drawn]) for camera in CAMERAS}
+        pictures = {camera.name: np.concatenate([self._pictures(shard, rows, camera.name) for shard, rows in drawn]) for camera in CAMERAS}
         committed_NH = np.arange(actions_NHD.shape[1]) < committed_N[:, None]
         withheld_B = np.zeros(frames, dtype=bool)
         if augment:
@@ -222,6 +132,12 @@ class BatchMaker:
         }
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return Batch(images={name: torch.from_numpy(picture) for name, picture in pictures.items()}, **tensors)
+
+    def _pictures(self, shard: Shard, rows: np.ndarray, camera: str) -> np.ndarray:
+        """uint8 [B, H, W, 3], or [B, R, H, W, 3] with the newest frame first where the policy sees several."""
+        if self.frames == 1:
+            return shard.arrays[camera][rows]
+        return shard.arrays[camera][past_rows(shard.arrays["episode"], shard.arrays["frame"], rows, self.frames)]
 
     def _labels(self, drawn: list[tuple[Shard, np.ndarray]], picked: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Text ids [N, T], actions [N, H, D], numbers of committed steps [N] and plans [N, 3]."""

@@ -16,6 +16,7 @@ from vla_ros.core.action import ActionSpec
 from vla_ros.model.policy import PolicyOutput, Seen
 from vla_ros.train.config import LossConfig
 from vla_ros.train.data import Batch
+from vla_ros.train.parallel import Processes
 from vla_ros.train.shards import DatasetMeta
 
 SHARP_KINDS = ("terminate", "gripper")  # two-valued in practice: a smoothed target would only blur the decision
@@ -38,14 +39,18 @@ def smooth_targets(position: Tensor, sigma_bins: float, num_bins: int) -> Tensor
 
 
 class PolicyLoss:
-    """The weighted sum of all parts for one batch; holds no trained state."""
+    """The weighted sum of all parts for one batch; holds no trained state.
 
-    def __init__(self, meta: DatasetMeta, config: LossConfig) -> None:
+    `processes` train together; each counts its part of the batch in parts of the whole.
+    """
+
+    def __init__(self, meta: DatasetMeta, config: LossConfig, processes: Processes | None = None, device: str = "cpu") -> None:
         self.config = config
+        self._processes = processes or Processes()
         spec = meta.action
         self.num_bins = spec.num_bins
-        self._low_D = torch.tensor(spec.low_D, dtype=torch.float32)
-        self._bins_per_unit_D = torch.tensor(spec.num_bins / (spec.high_D - spec.low_D), dtype=torch.float32)
+        self._low_D = torch.tensor(spec.low_D, dtype=torch.float32, device=device)
+        self._bins_per_unit_D = torch.tensor(spec.num_bins / (spec.high_D - spec.low_D), dtype=torch.float32, device=device)
         sharp = [dim.kind in SHARP_KINDS for dim in spec.dims]
         self._sharp = [index for index, flag in enumerate(sharp) if flag]
         self._smooth = [index for index, flag in enumerate(sharp) if not flag]
@@ -62,7 +67,7 @@ class PolicyLoss:
         labels, horizon, dims = batch.actions_NHD.shape
         log_NHDA = output.action_NQA.view(labels, horizon, dims, -1).log_softmax(-1)
         position_NHD = ((batch.actions_NHD - self._low_D) * self._bins_per_unit_D).clamp(0, self.num_bins)
-        entropy_NH = torch.zeros(labels, horizon)
+        entropy_NH = position_NHD.new_zeros(labels, horizon)
         if self._smooth:
             target = smooth_targets(position_NHD[..., self._smooth], self.config.sigma_bins, self.num_bins)
             entropy_NH = entropy_NH - (target * log_NHDA[:, :, self._smooth]).sum((-1, -2))
@@ -70,11 +75,11 @@ class PolicyLoss:
             bin_NHX = position_NHD[..., self._sharp].long().clamp_max(self.num_bins - 1)
             entropy_NH = entropy_NH - log_NHDA[:, :, self._sharp].gather(-1, bin_NHX[..., None]).sum((-1, -2))
         weight_NH = self._step_weights(batch.committed_NH)
-        return (weight_NH * entropy_NH).sum() / (weight_NH.sum().clamp_min(1.0) * dims)
+        return (weight_NH * entropy_NH).sum() / (self._processes.mean(weight_NH.sum()).clamp_min(1.0) * dims)
 
     def _step_weights(self, committed_NH: Tensor) -> Tensor:
         """0 for committed steps, more for the first free ones than for the rest."""
-        after_NH = torch.arange(committed_NH.shape[1]) - committed_NH.sum(1, keepdim=True)
+        after_NH = torch.arange(committed_NH.shape[1], device=committed_NH.device) - committed_NH.sum(1, keepdim=True)
         early_NH = after_NH < self.config.early_steps
         return torch.where(early_NH, self.config.early_weight, 1.0) * (~committed_NH)
 
@@ -88,7 +93,7 @@ class PolicyLoss:
 
     def vision(self, seen: PolicyOutput | Seen, batch: Batch) -> Tensor:
         """Binary cross-entropy of colours and kinds per object in the picture, and how far its centre is off."""
-        objects = batch.occupied_BV.sum().clamp_min(1)
+        objects = self._processes.mean(batch.occupied_BV.sum()).clamp_min(1)
         said = F.binary_cross_entropy_with_logits(seen.vision_BVC, batch.seen_BVC, reduction="sum") / objects
         distance_BV = (seen.offset_BV2 - batch.offset_BV2).abs().sum(-1)
         return said + self.config.offset * (distance_BV * batch.occupied_BV).sum() / objects

@@ -31,12 +31,13 @@ from vla_ros.train.checkpoint import load_checkpoint
 from vla_ros.train.config import TrainConfig, read_values
 from vla_ros.train.continual import measure
 from vla_ros.train.data import BatchMaker, Dataset, is_held_out
+from vla_ros.train.heap import keep_heap
 from vla_ros.train.interrupt import StopOnSignal
 from vla_ros.train.losses import PolicyLoss
 from vla_ros.train.plot import COLOURS, Panel, Series, si_text, write_svg
 from vla_ros.train.power_law import INTERVALS, PowerLaw, fit_power_law
 from vla_ros.train.shards import Shard
-from vla_ros.train.trainer import Trainer, keep_heap
+from vla_ros.train.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
@@ -206,8 +207,8 @@ class ScalingStudy:
         trainer.run()
         if trainer.stop_requested:
             return None
-        maker = BatchMaker(dataset, trainer.tokenizer, config.data, self.config.run.seed)
-        metrics = measure(trainer.averaged.model, maker, PolicyLoss(dataset.meta, config.loss), config.run.val_frames)
+        maker = BatchMaker(dataset, trainer.tokenizer, config.data, self.config.run.seed, trainer.model_config)
+        metrics = measure(trainer.averaged.model, maker, PolicyLoss(trainer.meta, config.loss), config.run.val_frames)
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         return {
             "name": out.name, "N": parameters, "D": dataset.num_frames(), "T": steps * step_flop, "steps": steps, "seed": seed,

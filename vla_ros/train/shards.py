@@ -103,7 +103,7 @@ def open_shard(path: Path, meta: DatasetMeta) -> Shard:
     Raises:
         DataError: a file is missing, truncated, of the wrong shape or type, not finite, or out of range; names file and row.
     """
-    arrays = {name: _load(path / f"{name}.npy") for name in ARRAYS}
+    arrays = {name: load_array(path / f"{name}.npy") for name in ARRAYS}
     rows = len(arrays["episode"]) if arrays["episode"].ndim else 0
     if not rows:
         raise DataError(f"{path / 'episode.npy'} is empty: delete the shard or collect it again")
@@ -121,7 +121,8 @@ def open_shard(path: Path, meta: DatasetMeta) -> Shard:
     return Shard(path=path, arrays=arrays, instructions=instructions)
 
 
-def _load(path: Path) -> np.ndarray:
+def load_array(path: Path) -> np.ndarray:
+    """A memory-mapped array; raises DataError naming the file."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop and `vla train`.
+"""The training loop of `vla train`.
 
 Leaves in the output folder: `last.pt` (everything needed to go on), `best.pt` (averaged weights with the least validation
 action loss), `tokenizer.json`, `config.yaml`, and `metrics.jsonl` (one JSON object a line).
@@ -7,13 +7,12 @@ action loss), `tokenizer.json`, `config.yaml`, and `metrics.jsonl` (one JSON obj
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,23 @@ from tqdm import tqdm
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.tabletop import PROMPT_TEMPLATE
 from vla_ros.model.config import PolicyConfig
+from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
-from vla_ros.train.checkpoint import load_checkpoint, restore_tokenizer, save_checkpoint
-from vla_ros.train.config import TrainConfig, load_config
+from vla_ros.train.board import Board
+from vla_ros.train.checkpoint import restore_tokenizer, save_checkpoint
+from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import Batch, BatchMaker, Dataset
-from vla_ros.train.interrupt import StopOnSignal
+from vla_ros.train.image_config import load_vit, restore_image_tokenizer
 from vla_ros.train.losses import Metrics, PolicyLoss
+from vla_ros.train.objective import continuous_loss, forward_policy, policy_objective
 from vla_ros.train.optim import AveragedWeights, learning_rate, make_optimizer
+from vla_ros.train.parallel import Processes, map_tensors, share_batch_norm
 from vla_ros.train.prefetch import Prefetcher
-from vla_ros.train.tokenizer import PAD_ID, train_tokenizer, word_ids
+from vla_ros.train.questions import QuestionDataset, QuestionMaker, measure_answers
+from vla_ros.train.shape import policy_config
+from vla_ros.train.tokenizer import train_tokenizer
 
 _log = logging.getLogger(__name__)
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class Trainer:
@@ -51,6 +54,9 @@ class Trainer:
         resume: state of a `last.pt` to go on from exactly.
         init: state of a checkpoint whose weights and tokenizer to start from.
         texts: further texts whose words the tokenizer should know.
+        questions: pictures with questions to train on as well; needs model.answer_tokens.
+        processes: that train together.
+        board: draws the figures as they come.
 
     Raises:
         ConfigError: no budget, or a checkpoint that does not fit the data.
@@ -65,26 +71,37 @@ class Trainer:
         resume: dict[str, Any] | None = None,
         init: dict[str, Any] | None = None,
         texts: Sequence[str] = (),
+        questions: QuestionDataset | None = None,
+        processes: Processes | None = None,
+        board: Board | None = None,
     ) -> None:
         if config.run.max_minutes <= 0 and config.run.max_steps <= 0:
             raise ConfigError("a run needs a budget: set run.max_minutes or run.max_steps")
         self.config, self.dataset, self.out = config, dataset, out
+        self.processes, self.board = processes or Processes(), board or Board()
+        self.device = _device(config.run.device)
         earlier = resume or init
+        if not earlier and not questions and config.model.get("answer_tokens"):
+            raise ConfigError("model.answer_tokens is set, but there are no questions to learn from: give --questions, or leave it out")
         torch.manual_seed(config.run.seed)
-        self.tokenizer = restore_tokenizer(earlier) if earlier else self._learn_tokenizer(texts)
-        self.model_config = policy_config(config, dataset, self.tokenizer)
+        self.tokenizer = restore_tokenizer(earlier) if earlier else self._learn_tokenizer([*texts, *(questions.texts() if questions else ())])
+        self.model_config = policy_config(config, dataset, self.tokenizer, PolicyConfig.from_dict(earlier["model_config"]) if earlier else None)
         if earlier and PolicyConfig.from_dict(earlier["model_config"]) != self.model_config:
             raise ConfigError("the checkpoint's policy has another shape: use the same model settings and data contract, or start anew")
-        self.model = Policy(self.model_config)
+        self.meta = replace(dataset.meta, action=self.model_config.action)
+        self.model = make_policy(self.model_config)
         self._set_proprio_stats()
+        if not earlier:
+            self._load_vision()
         if init:
             self.model.load_state_dict(init["averaged"])
-        averaged = Policy(self.model_config)
+        averaged = make_policy(self.model_config)
         averaged.load_state_dict(self.model.state_dict())
-        self.averaged = AveragedWeights(self.model, averaged, config.optim.ema_decay)
+        share_batch_norm(self.model, self.processes)
+        self.averaged = AveragedWeights(self.model.to(self.device), averaged.to(self.device), config.optim.ema_decay)
         self.optimizer = make_optimizer(self.model, config.optim)
-        self.maker = BatchMaker(dataset, self.tokenizer, config.data, config.run.seed)
-        self.loss = PolicyLoss(dataset.meta, config.loss)
+        self.maker = BatchMaker(dataset, self.tokenizer, config.data, config.run.seed, self.model_config, self._question_maker(questions))
+        self.loss = PolicyLoss(self.meta, config.loss, self.processes, self.device)
         self.step, self.elapsed_s, self.best = 0, 0.0, float("inf")
         self.metrics: dict[str, float] = {}
         self.stop_requested = False
@@ -97,12 +114,12 @@ class Trainer:
         torch.set_num_threads(run.threads)
         self._write_run_files()
         last_validation = last_save = self.elapsed_s
-        rescan_s = self.config.data.rescan_s
+        rescan_s = self.config.data.rescan_s if self.processes.count == 1 else 0.0  # all must know the same shards
         with Prefetcher(self.maker, self.step, rescan_s) as batches, tqdm(total=100, unit="%", disable=None) as bar:
             while self.progress < 1.0 and not self.stop_requested:
                 started = time.monotonic()
                 parts = self._update(batches.next_batch())
-                self.elapsed_s += time.monotonic() - started
+                self._agree(self.elapsed_s + time.monotonic() - started)
                 if self.step % run.log_steps == 0:
                     self._log_step(parts, bar)
                 due = run.validate_steps and self.step % run.validate_steps == 0
@@ -126,17 +143,24 @@ class Trainer:
         return max(by_steps, by_time)
 
     def validate(self) -> dict[str, float]:
-        """Measures the averaged weights on held-out episodes, logs, and keeps the best."""
-        metrics, losses, labels = Metrics(self.dataset.meta), {}, 0
+        """Measures the averaged weights on held-out episodes and questions, logs, and keeps the best. The first process does it for all."""
+        if not self.processes.leads:
+            return self.metrics
+        metrics, losses, labels = Metrics(self.meta), {}, 0
+        model, loss = self.averaged.model, PolicyLoss(self.meta, self.config.loss, device=self.device)
         with torch.inference_mode():
             for batch in self.maker.validation_batches(self.config.run.val_frames):
-                output = self.forward(self.averaged.model, batch)
-                _, parts = self.loss(output, batch)
+                batch = self._on_device(batch)
+                output = self.forward(model, batch)
+                _, parts = loss(output, batch)
+                if model.action_head is not None:
+                    parts["continuous"] = continuous_loss(model, output, batch, Processes())
                 count = len(batch.text_NT)
                 labels += count
                 losses = {name: losses.get(name, 0.0) + count * float(value) for name, value in parts.items()}
-                metrics.add(output, batch)
-        self.metrics = {**{f"loss_{name}": value / labels for name, value in losses.items()}, **metrics.result()}
+                metrics.add(map_tensors(output, Tensor.cpu), map_tensors(batch, Tensor.cpu))
+        answers = measure_answers(model, self.maker.questions, self.config.run.val_frames, self.device) if self.maker.questions else {}
+        self.metrics = {**{f"loss_{name}": value / labels for name, value in losses.items()}, **metrics.result(), **answers}
         self._append({"kind": "validation", **self.metrics})
         _log.info("step %d: %s", self.step, " ".join(f"{name}={value:.3g}" for name, value in self.metrics.items()))
         if self.metrics["loss_action"] < self.best:
@@ -146,6 +170,8 @@ class Trainer:
 
     def save(self) -> None:
         """Writes `last.pt`."""
+        if not self.processes.leads:
+            return
         state = {
             **self._facts(),
             "model": self.model.state_dict(),
@@ -158,7 +184,7 @@ class Trainer:
     @staticmethod
     def forward(model: Policy, batch: Batch, told_N2: Tensor | None = None) -> Any:
         """The policy's output for a batch."""
-        return model(batch.images, batch.text_NT, batch.proprio_BS, batch.prefix_NQ, batch.withheld_B, told_N2)
+        return forward_policy(model, batch, told_N2)
 
     def _tell(self, batch: Batch) -> Tensor:
         """True places with noise for some labels, NaN for the others, [N, 2]."""
@@ -173,12 +199,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        if self.progress < self.config.run.vision_fraction:
-            total = self.loss.vision(self.model.see(batch.images), batch)
-            parts = {"total": total.detach(), "vision": total.detach()}
-        else:
-            total, parts = self.loss(self.forward(self.model, batch, self._tell(batch)), batch)
+        part = self._on_device(self.processes.part_of(batch))
+        with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
+            if self.progress < self.config.run.vision_fraction:
+                total = self.loss.vision(self.model.see(part.images), part)
+                parts = {"total": total.detach(), "vision": total.detach()}
+            else:
+                told_N2 = self._on_device(self.processes.part_of(self._tell(batch)))
+                total, parts = policy_objective(self.model, self.loss, self.config.loss, part, told_N2, self.processes)
         total.backward()
+        self.processes.average_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         if not torch.isfinite(norm):
             raise ConfigError(f"step {self.step}: the gradient is not finite: lower optim.learning_rate and resume from last.pt")
@@ -197,6 +227,32 @@ class Trainer:
         self.model.state.mean_S.copy_(torch.from_numpy(mean_S))
         self.model.state.std_S.copy_(torch.from_numpy(std_S))
 
+    def _load_vision(self) -> None:
+        """Pre-trained parts that `vla train-image-tokens` left."""
+        run = self.config.run
+        if run.vision_init and self.model_config.stem != "vit":
+            raise ConfigError(f"run.vision_init needs model.stem vit, got {self.model_config.stem}")
+        if run.image_tokens:
+            self.model.vision.ids.tokenizer.load_state_dict(restore_image_tokenizer(Path(run.image_tokens)).state_dict())
+        if run.vision_init:
+            load_vit(Path(run.vision_init), self.model.vision.vit)
+
+    def _question_maker(self, questions: QuestionDataset | None) -> QuestionMaker | None:
+        shape = self.model_config
+        if questions and not shape.answer_tokens:
+            raise ConfigError("questions need room for their answers: set model.answer_tokens (10 is enough)")
+        if questions is None:
+            return None
+        return QuestionMaker(questions, self.tokenizer, self.config.data, self.config.run.seed, shape.answer_tokens, shape.frames)
+
+    def _agree(self, elapsed_s: float) -> None:
+        """Time and a request to stop are the first process's in all of them."""
+        self.elapsed_s, stop = self.processes.agree([elapsed_s, float(self.stop_requested)])
+        self.stop_requested = bool(stop)
+
+    def _on_device(self, value: Any) -> Any:
+        return value if self.device == "cpu" else map_tensors(value, lambda tensor: tensor.to(self.device, non_blocking=True))
+
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averaged.model.load_state_dict(state["averaged"])
@@ -212,7 +268,7 @@ class Trainer:
             "model_config": self.model_config.to_dict(),
             "train_config": self.config.to_dict(),
             "tokenizer": self.tokenizer.to_str(),
-            "data": {**asdict(meta), "action": meta.action.to_dict(), "frames": self.dataset.num_frames(), "folders": len(self.dataset.folders)},
+            "data": {**asdict(meta), "action": self.model_config.action.to_dict(), "frames": self.dataset.num_frames(), "folders": len(self.dataset.folders)},
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "metrics": self.metrics,
@@ -225,6 +281,8 @@ class Trainer:
         self.elapsed_s += time.monotonic() - started
 
     def _write_run_files(self) -> None:
+        if not self.processes.leads:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.yaml").write_text(yaml.safe_dump(_plain(self.config.to_dict()), sort_keys=False), encoding="utf-8")
         self.tokenizer.save(str(self.out / "tokenizer.json"))
@@ -238,87 +296,21 @@ class Trainer:
         bar.set_postfix(step=self.step, **shown)
 
     def _append(self, values: dict[str, Any]) -> None:
+        if not self.processes.leads:
+            return
+        self.board.draw(values, self.step)
         line = {"step": self.step, "elapsed_s": round(self.elapsed_s, 2), **values}
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer) -> PolicyConfig:
-    """The network's shape: what the data fix, and the `model` section for the rest."""
-    meta = dataset.meta
-    first_action_token = tokenizer.get_vocab_size()
-    fixed = {
-        "vocab_size": first_action_token + meta.action.num_bins,
-        "first_action_token": first_action_token,
-        "pad_token": PAD_ID,
-        "action": meta.action.to_dict(),
-        "plan_phases": len(meta.phases),
-        "seen_tokens": word_ids(tokenizer, [*meta.colours, *meta.kinds]),
-    }
-    clash = sorted(set(fixed) & set(config.model))
-    if clash:
-        raise ConfigError(f"the data fix model.{', model.'.join(clash)}: remove these settings")
-    return PolicyConfig.from_dict({**config.model, **fixed})
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`vla train`: returns 0; SIGINT and SIGTERM save and end the run."""
-    arguments = _parser().parse_args(argv)
-    keep_heap()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = load_config(arguments.config, arguments.set)
-    dataset = Dataset(arguments.data, arguments.weights, config.data.val_fraction)
-    last = arguments.out / "last.pt"
-    if last.exists() and not arguments.resume:
-        raise ConfigError(f"{last} exists: use --resume to go on, or another --out")
-    resume = load_checkpoint(last) if arguments.resume else None
-    init = load_checkpoint(arguments.init) if arguments.init and not resume else None
-    texts = [line for path in _text_files(arguments) for line in path.read_text(encoding="utf-8").splitlines()]
-    trainer = Trainer(config, dataset, arguments.out, resume=resume, init=init, texts=texts)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    _log.info(
-        "%.2f M parameters, %d frames to train on, %d held out, K=%d",
-        parameters / 1e6, dataset.num_frames(), dataset.num_frames(held_out=True), dataset.labels,
-    )
-    with StopOnSignal(trainer):
-        metrics = trainer.run()
-    if arguments.json:
-        from vla_ros.results import write_json
-
-        write_json(arguments.json, {"step": trainer.step, "elapsed_s": trainer.elapsed_s, "finished": not trainer.stop_requested, **metrics})
-    return 0
-
-
-def keep_heap() -> None:
-    """Lets the C library reuse freed memory instead of returning it: a step's tensors are as large as the last one's.
-
-    Page faults cost up to half of a training step otherwise. Does nothing where the C library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vla train", description="Train a policy on demonstrations that `vla collect` recorded.")
-    parser.add_argument("--config", type=Path, help="YAML file of settings, such as config/train/tabletop.yaml")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="dataset folders")
-    parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="how often each folder is drawn from; default: by size")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and metrics")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
-    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from the weights of another run")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="further texts, one a line, whose words the tokenizer should know; default: texts.txt of the data")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the final metrics as JSON")
-    return parser
-
-
-def _text_files(arguments: argparse.Namespace) -> list[Path]:
-    """The file that was named, else those that lie beside the demonstrations."""
-    if arguments.texts:
-        return [arguments.texts]
-    return [folder / "texts.txt" for folder in arguments.data if (folder / "texts.txt").exists()]
+def _device(name: str) -> str:
+    """`cpu`, or this process's GPU."""
+    if name == "cpu":
+        return name
+    if not torch.cuda.is_available():
+        raise ConfigError("run.device is cuda, but torch sees no GPU: set run.device=cpu, or mend the driver (`vla doctor`)")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros.core.tabletop import PROMPT_TEMPLATE
+from vla_ros.train.config import DataConfig
+from vla_ros.train.questions import QuestionDataset, QuestionMaker, answer_loss, encode_answers
+from vla_ros.train.shards import DataError
+from vla_ros.train.synthetic import write_questions
+from vla_ros.train.tokenizer import PAD_ID, train_tokenizer
+
+CONFIG = DataConfig(question_frames=4, questions_per_frame=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_questions(tmp_path / "questions")
+
+
+@pytest.fixture
+def maker(folder) -> QuestionMaker:
+    dataset = QuestionDataset([folder], 0.3)
+    return QuestionMaker(dataset, train_tokenizer(dataset.texts(), PROMPT_TEMPLATE), CONFIG, seed=0, answer_tokens=6)
+
+
+def test_a_batch_depends_on_its_number_only_and_holds_right_pairs(maker, folder):
+    first, again, other = maker.training_batch(3), maker.training_batch(3), maker.training_batch(4)
+    assert torch.equal(first.images["front"], again.images["front"]) and torch.equal(first.answer_ML, again.answer_ML)
+    assert not torch.equal(first.images["front"], other.images["front"])
+    assert first.images["front"].shape == (4, 128, 128, 3) and first.text_MT.shape[0] == first.answer_ML.shape[0] == 8
+    tokenizer_texts = {tuple(row) for row in maker._answers[maker.dataset.shards[0].path].tolist()}
+    assert {tuple(row) for row in first.answer_ML.tolist()} <= tokenizer_texts
+
+
+def test_validation_never_shows_a_training_picture(maker):
+    trained = {picture.numpy().tobytes() for number in range(30) for picture in QuestionMaker.training_batch(_plain(maker), number).images["front"]}
+    held_out = {picture.numpy().tobytes() for batch in maker.validation_batches(20) for picture in batch.images["front"]}
+    assert held_out and not trained & held_out
+
+
+def _plain(maker: QuestionMaker) -> QuestionMaker:
+    maker.config = DataConfig(question_frames=4, questions_per_frame=2, brightness=0, contrast=0, tint=0)
+    return maker
+
+
+def test_only_the_answer_and_its_end_count(maker):
+    batch = maker.training_batch(0)
+    length = (batch.answer_ML != PAD_ID).sum(1)
+    assert torch.equal(batch.counts_ML.sum(1), length + 1)
+
+    class Sure:
+        def answer(self, images, text, answer):
+            return 50.0 * torch.nn.functional.one_hot(answer, 512)
+
+    loss, right = answer_loss(Sure(), batch)
+    assert loss < 1e-6 and right.all()
+
+    class SureButEndless(Sure):
+        def answer(self, images, text, answer):
+            return super().answer(images, text, torch.where(answer == PAD_ID, 7, answer))
+
+    loss, right = answer_loss(SureButEndless(), batch)
+    assert loss > 1 and not right.any()
+
+
+def test_answers_are_read_back_as_they_were_written(folder):
+    tokenizer = train_tokenizer(["on the left", "red"], PROMPT_TEMPLATE)
+    ids = encode_answers(tokenizer, ["on the left", "red"], 6)
+    assert ids[0].tolist()[3:] == [PAD_ID] * 3 and ids[1].tolist()[1:] == [PAD_ID] * 5
+    assert tokenizer.id_to_token(int(ids[1, 0])).endswith("red")
+
+
+def damage(folder, name, change):
+    path = folder / "shard_0000" / f"{name}.npy"
+    array = np.load(path)
+    change(array)
+    np.save(path, array)
+
+
+def test_bad_data_is_refused_with_file_and_row(folder, tmp_path):
+    damage(folder, "answer", lambda array: array.__setitem__((5, 1), 99))
+    with pytest.raises(DataError, match=r"answer\.npy: row 5"):
+        QuestionDataset([folder], 0.3)
+    np.save(folder / "shard_0000" / "answer.npy", np.zeros((3, 2), dtype=np.int32))
+    with pytest.raises(DataError, match=r"answer\.npy: expected int32 \[32, 2\]"):
+        QuestionDataset([folder], 0.3)
+    (folder / "shard_0000" / "texts.json").write_text(json.dumps({"questions": []}))
+    with pytest.raises(DataError, match="texts.json"):
+        QuestionDataset([folder], 0.3)
+    with pytest.raises(DataError, match="vla collect --questions"):
+        QuestionDataset([tmp_path / "none"], 0.3)
+
+
+def test_demonstrations_are_no_questions(dataset_folder):
+    with pytest.raises(DataError, match="no question dataset"):
+        QuestionDataset([dataset_folder], 0.3)
