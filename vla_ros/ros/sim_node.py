@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     ours, ros = split_ros_arguments(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="vla sim", description="Simulated robot, controllers and cameras as the ROS node vla_sim.")
     add_parameter_arguments(parser, SimParameters)
+    parser.add_argument("--gazebo", dest="simulator", action="store_const", const="gazebo", help="the same as --simulator gazebo")
     arguments = parser.parse_args(ours)
     # Both are read while MuJoCo and Mesa load. Mesa's software renderer would take every core, also the control loop's.
     os.environ.setdefault("MUJOCO_GL", "egl")

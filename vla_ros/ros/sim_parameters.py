@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vla_ros.ros.parameters import ALWAYS, NEVER, Parameterized, parameter
 
+SIMULATORS = ("mujoco", "gazebo", "gazebo-classic")
 SIM_COMMAND_INTERFACES = ("JointTrajectory", "Float64MultiArray")
 
 
@@ -14,6 +15,12 @@ SIM_COMMAND_INTERFACES = ("JointTrajectory", "Float64MultiArray")
 class SimParameters(Parameterized):
     """Parameters of ``vla_sim``."""
 
+    simulator: str = parameter(
+        "mujoco",
+        "where the robot moves: embedded; in a running gz sim; or in a gzserver that this node starts (docs/gazebo.md)",
+        choices=SIMULATORS,
+        change=NEVER,
+    )
     seed: int = parameter(0, "scene: objects, their places, colours and light", low=0, high=2**31 - 1, change=ALWAYS)
     task: str = parameter("", "instruction that is judged from the start; empty judges the one drawn with the scene", change=NEVER)
     realtime_factor: float = parameter(1.0, "simulated seconds a second", low=0.01, high=100.0, change=NEVER)

@@ -8,6 +8,7 @@ waits (a fraction of a millisecond), and drawn while physics goes on.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -21,6 +22,9 @@ _NS = 1_000_000_000
 
 class RealtimeTabletop(TabletopEnv):
     """A tabletop for one physics thread and one camera thread. Hold ``lock`` around everything but :meth:`draw`."""
+
+    runs_by_itself = False
+    simulator = "mujoco"
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,13 +62,27 @@ class RealtimeTabletop(TabletopEnv):
                 self._check.update(self.world_state(), self._since_check_s)
             self._since_check_s = 0.0
 
-    def aim(self, camera: str) -> None:
-        """Copies what ``camera`` sees now. The camera thread only."""
+    def aim(self, camera: str) -> bool:
+        """Copies what ``camera`` sees now; True, as there is always something to draw. The camera thread only."""
         if camera not in self._renderers:
             height, width = scene_module.CAMERA_SIZE[camera]
             self._renderers[camera] = mujoco.Renderer(self._model, height, width)
         self._renderers[camera].update_scene(self._data, camera)
+        return True
 
     def draw(self, camera: str) -> np.ndarray:
         """Draws what was aimed at, uint8 [height, width, 3], valid until the next call. The camera thread only, without the lock."""
         return self._renderers[camera].render()
+
+    def picture_age_ns(self, camera: str) -> int:
+        """0: a picture shows the present."""
+        return 0
+
+
+def make_world(simulator: str, *, image_rate_hz: float, realtime_factor: float) -> Any:
+    """The tabletop that the node is built around: embedded, or in a Gazebo that runs by itself."""
+    if simulator == RealtimeTabletop.simulator:
+        return RealtimeTabletop()
+    from vla_ros.sim.gazebo.followed import FollowedTabletop
+
+    return FollowedTabletop(simulator, image_rate_hz=image_rate_hz, realtime_factor=realtime_factor)

@@ -25,12 +25,13 @@ from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameter_server import ParameterServer
 from vla_ros.ros.sim_messages import camera_info_message, image_message, joint_state_message, time_message
 from vla_ros.ros.sim_parameters import SimParameters
-from vla_ros.ros.sim_world import RealtimeTabletop
+from vla_ros.ros.sim_world import make_world
 from vla_ros.ros.trajectory_follower import TrajectoryFollower
 from vla_ros.sim.tasks import parse_task
 
 _TICK_S = 0.01  # joint states at 100 Hz, as robots' drivers do
 _TICK_NS = 10_000_000
+_POLL_NS = 5_000_000  # how often pictures of another simulator are looked for
 _MAX_BEHIND_NS = 200_000_000  # what physics makes up for; more is dropped and lowers the real-time factor
 
 
@@ -41,7 +42,8 @@ class SimNode(Node):
         super().__init__("vla_sim", parameter_overrides=overrides or [], **kwargs)
         self._server = ParameterServer(self, SimParameters)
         parameters = self._server.current
-        self._world = RealtimeTabletop()
+        rates = {"image_rate_hz": parameters.image_rate_hz, "realtime_factor": parameters.realtime_factor}
+        self._world = make_world(parameters.simulator, **rates)
         self._names = self._world.robot.joint_names
         self._follower = TrajectoryFollower(
             self._names, self._world.robot.limits.acceleration, self._world.robot.home, parameters.command_timeout_s
@@ -54,7 +56,7 @@ class SimNode(Node):
         self._make_interface(parameters.command_interface)
         self._begin_episode(parameters.task)
         self._physics_from = (0, 0)
-        self._last_stamp_ns = 0
+        self._last_stamp_ns = self._followed_ns = 0
         self._physics = PeriodicThread(
             self._tick, _TICK_NS, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed
         )
@@ -99,6 +101,9 @@ class SimNode(Node):
 
     def _tick(self, monotonic_ns: int) -> None:
         """Brings physics up to wall time and reports the joints."""
+        if self._world.runs_by_itself:
+            self._follow()
+            return
         start_sim, start_wall = self._physics_from
         goal = start_sim + int((monotonic_ns - start_wall) * self._server.current.realtime_factor)
         with self._world.lock:
@@ -110,6 +115,22 @@ class SimNode(Node):
             for _ in range(behind // _TICK_NS):
                 self._world.advance(self._follower.sample(self._now_ns()), _TICK_S)
                 self._publish_joints(self._joint_stamp_ns())
+            achieved = self._world.success()
+        if achieved != self._reported_success:
+            self._publish_success()
+
+    def _follow(self) -> None:
+        """Commands a simulator that runs by itself, and reports its joints whenever its time has moved."""
+        with self._world.lock:
+            elapsed_ns = self._world.elapsed_ns
+            if elapsed_ns == self._followed_ns:
+                return
+            if elapsed_ns < self._followed_ns:  # set back to zero: the command belongs to the time before
+                self._follower.reset(self._world.robot.home)
+            self._followed_ns = elapsed_ns
+            now_ns = self._now_ns()
+            self._world.advance(self._follower.sample(now_ns))
+            self._publish_joints(now_ns)
             achieved = self._world.success()
         if achieved != self._reported_success:
             self._publish_success()
@@ -140,9 +161,10 @@ class SimNode(Node):
     # ---- camera thread ----
 
     def _run_cameras(self) -> None:
-        period_ns = round(1e9 / self._server.current.image_rate_hz)
+        period_ns = _POLL_NS if self._world.runs_by_itself else round(1e9 / self._server.current.image_rate_hz)
         due = self._world.elapsed_ns
         while not self._closing.is_set():
+            due = min(due, self._world.elapsed_ns + period_ns)  # after a step back of Gazebo's time
             wait_ns = due - self._world.elapsed_ns
             if wait_ns > 0:
                 self._closing.wait(min(wait_ns * 1e-9 / self._server.current.realtime_factor, 0.1))
@@ -156,10 +178,11 @@ class SimNode(Node):
 
     def _publish_images(self) -> None:
         with self._world.lock:
-            stamp = time_message(self._now_ns())
-            for camera in CAMERAS:
-                self._world.aim(camera.name)
-        for camera in CAMERAS:
+            now_ns = self._now_ns()
+            seen = [camera for camera in CAMERAS if self._world.aim(camera.name)]
+            ages_ns = [self._world.picture_age_ns(camera.name) for camera in seen]
+        for camera, age_ns in zip(seen, ages_ns):
+            stamp = time_message(max(now_ns - age_ns, 0))
             info = self._infos[camera.name]
             self._image_publishers[camera.name].publish(image_message(self._world.draw(camera.name), stamp, info["frame_id"]))
             self._info_publishers[camera.name].publish(camera_info_message(info, stamp))
@@ -224,7 +247,7 @@ class SimNode(Node):
         self._measured_from = (sim_ns, wall_ns)
         loop = self._physics.statistics()
         slow = factor < 0.95 * self._server.current.realtime_factor
-        status = DiagnosticStatus(name=f"{self.get_name()}: simulation", hardware_id="mujoco")
+        status = DiagnosticStatus(name=f"{self.get_name()}: simulation", hardware_id=self._world.simulator)
         status.level = DiagnosticStatus.WARN if slow else DiagnosticStatus.OK
         status.message = "slower than asked for" if slow else "running"
         values = {

@@ -17,6 +17,7 @@ from vla_ros.sim.gazebo.classic_transport import ClassicConnection, GazeboError
 ROOT_VARIABLE = "VLA_GAZEBO_ROOT"
 DEFAULT_ROOT = Path("/var/cache/vla_ros/gazebo")
 START_S = 60.0
+_PREFIX = "vla_gazebo_"
 _FIRST_DISPLAY = 90
 _GAZEBO = "/usr/share/gazebo-11"
 _PLUGINS = "/usr/lib/x86_64-linux-gnu/gazebo-11/plugins"
@@ -48,9 +49,9 @@ class ClassicServer:
                 "Gazebo Classic 11 is not here: run `sudo tools/gazebo_classic.sh setup` once (and be root to use it), or install gazebo and xvfb"
             )
         self._root = root
-        self._logs = Path(tempfile.mkdtemp(prefix="vla_gazebo_"))
-        self._work = Path(tempfile.mkdtemp(prefix="vla_gazebo_", dir=root / "tmp"))
-        self.port = _free_port()
+        _remove_left_overs(root / "tmp")
+        self._work = self._logs = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_", dir=root / "tmp"))
+        self.port = _port_of(os.environ.get("GAZEBO_MASTER_URI", "")) or _free_port()
         self.partition = f"vla_{os.getpid()}_{self.port}"
         self._gazebo: Process | None = None
         self._display = _free_display(root)
@@ -117,7 +118,6 @@ class ClassicServer:
         self.stop()
         self._screen.stop(timeout_s=2.0)
         shutil.rmtree(self._work, ignore_errors=True)
-        shutil.rmtree(self._logs, ignore_errors=True)
 
     def __enter__(self) -> ClassicServer:
         return self
@@ -151,6 +151,20 @@ class ClassicServer:
 
     def _socket_of_display(self) -> Path:
         return self._root / "tmp" / ".X11-unix" / f"X{self._display}"
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Folders of processes that ended without closing, as worker processes do."""
+    for path in folder.glob(f"{_PREFIX}*_*"):
+        owner = path.name.removeprefix(_PREFIX).partition("_")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _port_of(master_uri: str) -> int | None:
+    """The port in ``GAZEBO_MASTER_URI``, where a user has chosen one (so that gzclient can join)."""
+    port = master_uri.rpartition(":")[2].strip("/")
+    return int(port) if port.isdigit() else None
 
 
 def _free_port() -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vla_ros.robot.description import RobotDescription
 from vla_ros.sim.gazebo.arm import ARM
 from vla_ros.sim.gazebo.classic_transport import ClassicConnection, GazeboError
 from vla_ros.sim.gazebo.gz_transport import IGNITION_GROUP, GzNode
-from vla_ros.sim.gazebo.joints import Pose
+from vla_ros.sim.gazebo.joints import JointReader, Pose
+from vla_ros.sim.gazebo.judged import Picture
 from vla_ros.sim.gazebo.messages import classic, sim
 from vla_ros.sim.gazebo.plan import Servo
 
@@ -28,28 +29,27 @@ _NS = 1_000_000_000
 _ANSWER_S = 30.0  # a step of a few milliseconds that takes this long is a server that hangs
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One camera's newest picture, rgb8 uint8 [height, width, 3]."""
-
-    stamp_ns: int
-    rgb_HWC: np.ndarray
-
-
 class ClassicWorld:
     """Subscribes to everything that the tabletop needs. Call ``close``.
 
     Args:
         connection: to the server; closed with this.
         partition: of the server's ignition topics.
+        robot: whose joints are read.
         servos: how each joint follows its target.
         alive: whether the server still runs, for prompt errors.
     """
 
     def __init__(
-        self, connection: ClassicConnection, partition: str, servos: Mapping[str, Servo], alive: Callable[[], bool] = lambda: True
+        self,
+        connection: ClassicConnection,
+        partition: str,
+        robot: RobotDescription,
+        servos: Mapping[str, Servo],
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connection, self._servos, self._alive = connection, servos, alive
+        self._reader = JointReader(robot)
         self._changed = threading.Condition()
         self._time_ns = self._arm_ns = -1
         self._arm: dict[str, Pose] = {}
@@ -63,7 +63,6 @@ class ClassicWorld:
         self._control = connection.advertise("world_control", "WorldControl")
         self._joints = GzNode(partition, IGNITION_GROUP, "ignition.msgs")
         self._joints.advertise(_COMMAND_TOPIC, "JointCmd")
-        self._gains_sent: set[str] = set()
 
     # ---- commands ----
 
@@ -96,10 +95,13 @@ class ClassicWorld:
         """Simulated time; -1 before the first message."""
         return self._time_ns
 
-    def arm(self) -> tuple[int, dict[str, Pose]]:
-        """Stamp and pose of each link of the arm, in base_link."""
+    def joints(self) -> tuple[int, np.ndarray]:
+        """Stamp and positions [J] in the description's order: rad, the gripper in m."""
         with self._changed:
-            return self._arm_ns, dict(self._arm)
+            stamp_ns, poses = self._arm_ns, dict(self._arm)
+        if not poses:
+            return -1, np.zeros(0)
+        return stamp_ns, self._reader.positions(poses)
 
     def objects(self) -> dict[str, Pose]:
         """Pose of every movable model but the arm; a body that has not moved since the start is absent."""
