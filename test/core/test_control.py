@@ -514,6 +514,58 @@ def test_leaving_the_workspace_holds_and_coming_back_is_allowed():
     rig.assert_smooth()
 
 
+def test_a_robot_at_the_edge_of_its_workspace_does_not_stick():
+    """However often it was led out before, there is room for a way back that begins with a detour."""
+    rig = Rig(workspace=lambda q: max(0.0, q[0] - 0.08)).act()
+    for _ in range(3):
+        rig.put(waypoints=np.full((5, J), 0.0899))
+        rig.tick(80)
+    assert 0.08 < rig.outputs[-1].positions_J[0] <= 0.0855, "a way out ends at half the margin"
+    for _ in range(2):
+        edge = rig.outputs[-1].positions_J[0]
+        rig.put(waypoints=np.repeat([[edge + 0.001], [edge], [0.06], [0.03], [0.0]], J, axis=1))
+        rig.tick(80)
+    assert rig.outputs[-1].positions_J[0] < 0.01
+    assert max(o.positions_J[0] for o in rig.outputs) <= 0.0905
+    rig.assert_smooth()
+
+
+def test_a_chunk_that_leads_out_for_a_moment_is_followed_again_afterwards():
+    rig = Rig(workspace=lambda q: max(0.0, q[0] - 0.08)).act()
+    generation, count = rig.loop.generation, len(rig.outputs)
+    rig.put(waypoints=np.repeat([[0.05], [0.1], [0.06], [0.0], [0.0]], J, axis=1))
+    rig.tick(45)
+    passed = rig.outputs[count:]
+    assert {o.code for o in passed} == {StatusCode.ACTING, StatusCode.WORKSPACE} and rig.loop.generation == generation
+    assert {o.state for o in passed} == {ControlState.ACTING}
+    assert max(o.positions_J[0] for o in passed) <= 0.0855
+    np.testing.assert_allclose(rig.outputs[-1].positions_J, 0.0, atol=0.01)
+    rig.assert_smooth()
+
+
+def test_a_chunk_that_leads_out_for_good_is_given_up_and_the_policy_asked_anew():
+    rig = Rig(workspace=lambda q: max(0.0, q[0] - 0.08)).act()
+    generation = rig.loop.generation
+    rig.put(waypoints=np.repeat([[0.1], [0.2], [0.3], [0.4], [0.5]], J, axis=1))
+    first = next(i for i in range(60) if rig.tick().code is StatusCode.WORKSPACE)
+    while rig.tick().state is ControlState.ACTING:
+        pass
+    lost_ns = (len(rig.outputs) - 7 - first) * PERIOD_NS
+    assert rig.outputs[-1].code is StatusCode.WORKSPACE and rig.loop.generation == generation + 1
+    assert rig.config.max_blocked_ns - PERIOD_NS <= lost_ns <= 2 * rig.config.max_blocked_ns
+    rig.assert_stops(StatusCode.WORKSPACE)
+
+
+def test_a_blocked_robot_does_not_shake():
+    """It brakes for a while before it tries again."""
+    rig = Rig(workspace=lambda q: max(0.0, q[0] - 0.08)).act()
+    rig.put(waypoints=np.repeat([[0.1], [0.2], [0.3], [0.4], [0.5]], J, axis=1))
+    rig.tick(60)
+    codes = [o.code for o in rig.outputs]
+    changes = sum(a is not b for a, b in zip(codes, codes[1:]) if StatusCode.WORKSPACE in (a, b))
+    assert 0 < changes <= 2 * rig.config.max_blocked_ns / rig.config.blocked_brake_ns
+
+
 def test_a_refused_instruction_holds_as_idle():
     rig = Rig().start()
     rig.loop.refuse_instruction(rig.loop.generation - 1, StatusCode.INSTRUCTION_TOO_LONG)

@@ -8,7 +8,7 @@ Axes: H steps, D action dimensions, J joints, K knots of the interpolated refere
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from enum import Enum
 
@@ -197,6 +197,13 @@ class ChunkBuffer:
             return None
         step = self.chunk.steps_elapsed(now_ns)
         return step if step < self.chunk.horizon else None
+
+    def ahead(self, now_ns: int) -> np.ndarray:
+        """The knots [K, J] of the reference that are due at ``now_ns`` or later; at least its end, or nothing without a chunk."""
+        if self.reference is None:
+            return np.zeros((0, 0))
+        knots_ns = self.reference.knots_ns
+        return self.reference.positions_KJ[min(bisect_left(knots_ns, now_ns), len(knots_ns) - 1) :]
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Reference position [J] and velocity [J] at ``now_ns``; None without a chunk or when it is used up.

@@ -33,7 +33,9 @@ class ControlConfig:
         resume_slack: joints farther from their command than this start again from the measurement, rad or m; an arm at rest that moves by
             more was moved by somebody else.
         settle_ns: how long the arm may go on settling after its command has come to rest.
-        workspace_margin_m: how far reference and command may leave the workspace; the robot holds so early that its stop keeps this, too.
+        workspace_margin_m: how far the command may leave the workspace; the robot brakes so early that its stop keeps this, too.
+        blocked_brake_ns: how long the robot brakes before it tries again to follow a chunk that led into danger.
+        max_blocked_ns: how much time it may lose so before it gives the chunk up and asks anew.
     """
 
     period_ns: int = 20_000_000
@@ -51,6 +53,8 @@ class ControlConfig:
     resume_slack: float = 0.05
     settle_ns: int = 500_000_000
     workspace_margin_m: float = 0.01
+    blocked_brake_ns: int = 100_000_000
+    max_blocked_ns: int = 500_000_000
 
     def __post_init__(self) -> None:
         for name in ("period_ns", "max_joint_age_ns", "max_worker_age_ns", "max_clock_gap_ns", "terminate_chunks", "max_rejected_chunks"):

@@ -10,24 +10,22 @@ answers to an older one never act. Axes: J joints, H steps, D action dimensions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult, Reference
 from vla_ros.core.clock import ClockState, ControlClock
 from vla_ros.core.command import ControlConfig, ControlOutput, Watch
+from vla_ros.core.danger import BlockedChunk, Depth, PathCheck
 from vla_ros.core.errors import DecodeError, InputError, VlaError
 from vla_ros.core.guard import CommandGuard, MotionGenerator, PathBlocked
 from vla_ros.core.joints import FrozenWatch, JointMonitor, StandstillWatch
 from vla_ros.core.safety import JointLimits, StatusCode, outside_limits
 from vla_ros.core.states import ControlState, Event, is_allowed, next_state
+from vla_ros.core.stream import CommandStream
 from vla_ros.core.text import normalize_instruction
 
 __all__ = ["ControlConfig", "ControlLoop", "ControlOutput", "MotionGenerator", "Watch"]
-
-
-_PAUSE_TICKS = 10  # so long a stream is silent before it begins elsewhere; a reader takes a gap of five for its end
 
 
 class ControlLoop:
@@ -47,14 +45,15 @@ class ControlLoop:
         config: ControlConfig,
         limits: JointLimits,
         motion: MotionGenerator,
-        workspace_excess_m: Callable[[np.ndarray], float] | None = None,
-        collision_depth_m: Callable[[np.ndarray], float] | None = None,
+        workspace_excess_m: Depth | None = None,
+        collision_depth_m: Depth | None = None,
     ) -> None:
         self._config = config
         self._limits = limits
         self._guard = CommandGuard(motion, limits, config.period_s)
-        self._workspace_excess_m = workspace_excess_m
-        self._collision_depth_m = collision_depth_m
+        self._danger = PathCheck(workspace_excess_m, collision_depth_m, config.workspace_margin_m)
+        self._blocked_chunk = BlockedChunk(config.blocked_brake_ns // config.period_ns, config.max_blocked_ns // config.period_ns)
+        self._stream = CommandStream()
         self._clock = ControlClock(config.period_ns, config.max_clock_gap_ns)
         self._buffer = ChunkBuffer()
         self._joints = JointMonitor(
@@ -63,13 +62,11 @@ class ControlLoop:
         self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
         self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)
         self._joints_are_frozen = self._arm_was_moved = False
-        self._quiet_ticks, self._silent_ticks, self._has_ended = 0, _PAUSE_TICKS, True
         self.state = ControlState.INACTIVE
         self.code = StatusCode.INACTIVE
         self.instruction = ""
         self.task_done = False
         self.counts: Counter[str] = Counter()
-        self._coming_back: tuple[StatusCode, ...] = ()
         self._e_stop = False
         self._blocked: StatusCode | None = None
         self._unresumed: StatusCode | None = None
@@ -228,6 +225,7 @@ class ControlLoop:
         result = self._buffer.put(chunk, max(now_ns, self._due_ns), *self._guard.last[:2])
         self.counts[f"chunk_{result.name.lower()}"] += 1
         if result is PutResult.TAKEN:
+            self._blocked_chunk.try_again()
             self._note_termination(chunk, now_ns)
         return result
 
@@ -297,31 +295,36 @@ class ControlLoop:
         return None
 
     def _move(self) -> None:
-        if self._quiet_ticks > 0:
-            self._quiet_ticks -= 1
+        if self._stream.pauses():
             return
         reference = self._buffer.sample(self._due_ns) if self.wants_inference else None
-        if reference is None and self.state is ControlState.ACTING:
-            self._lose(StatusCode.CHUNK_USED_UP, begin_generation=False)
-        if reference is not None and self._leaves_workspace(reference[0]):
-            self._lose(StatusCode.WORKSPACE)
-            reference = None
-        if reference is not None and self.state is ControlState.HOLDING:
+        if reference is None:
+            self._blocked_chunk.forget()
+            if self.state is ControlState.ACTING:
+                self._lose(StatusCode.CHUNK_USED_UP, begin_generation=False)
+        elif self.state is ControlState.HOLDING:
             self._go(Event.ACT, StatusCode.ACTING)
-        fault = self._advance(reference)
+        fault = self._guard.stop() if reference is None or self._blocked_chunk.brakes() else self._follow(reference)
         if fault is not None:
             self._fail(StatusCode.INVALID_COMMAND, fault)
 
-    def _advance(self, reference: tuple[np.ndarray, np.ndarray] | None) -> str | None:
-        """One period of motion; returns what is wrong with it, or None."""
-        if reference is not None:
-            try:
-                return self._guard.follow(reference, self._danger)
-            except PathBlocked as blocked:
+    def _follow(self, reference: tuple[np.ndarray, np.ndarray]) -> str | None:
+        """One period towards the chunk, or of braking where that leads into danger; returns what is wrong with it, or None."""
+        now_J = self._guard.last[0]
+        try:
+            fault = self._guard.follow(reference, lambda path_NJ: self._danger.of(path_NJ, now_J, self._buffer.ahead(self._due_ns)))
+        except PathBlocked as blocked:
+            if self._blocked_chunk.is_given_up():
                 self._lose(blocked.code)
-            except VlaError:
-                self.counts["motion_failed"] += 1
-                self._lose(StatusCode.MOTION_FAILED)
+            else:
+                self._go(Event.ACT, blocked.code)
+        except VlaError:
+            self.counts["motion_failed"] += 1
+            self._lose(StatusCode.MOTION_FAILED)
+        else:
+            self._blocked_chunk.went_on()
+            self._go(Event.ACT, StatusCode.ACTING)
+            return fault
         return self._guard.stop()
 
     def _fail(self, code: StatusCode, reason: str) -> None:
@@ -342,7 +345,9 @@ class ControlLoop:
             code=code,
             warnings=self._warnings(),
             generation=self.generation,
-            is_commanded=self._is_commanded(),
+            is_commanded=self._stream.sends(
+                is_silenced=self._arm_was_moved, is_inactive=self.state is ControlState.INACTIVE, is_at_rest=self._guard.is_at_rest
+            ),
             task_done=self.task_done,
             action_D=None if step is None else self._buffer.chunk.actions_HD[step].copy(),
         )
@@ -356,6 +361,7 @@ class ControlLoop:
 
     def _begin_generation(self) -> None:
         self._buffer.flush(self._buffer.generation + 1)
+        self._blocked_chunk.forget()
         self._terminate_run, self._done_at_ns = 0, None
 
     def _go(self, event: Event, code: StatusCode) -> None:
@@ -407,36 +413,6 @@ class ControlLoop:
             self._begin_generation()
             self._go(Event.CLEAR, StatusCode.TASK_DONE)
 
-    def _leaves_workspace(self, position_J: np.ndarray) -> bool:
-        """Whether the reference leaves by more than the margin, and farther than the command already is."""
-        if self._workspace_excess_m is None:
-            return False
-        wanted_m = self._workspace_excess_m(position_J)
-        return wanted_m > self._config.workspace_margin_m and wanted_m > self._workspace_excess_m(self._guard.last[0])
-
-    def _danger(self, path_NJ: np.ndarray) -> StatusCode | None:
-        """What a stopping path leads into; the whole way counts, since joints that come to rest one after the other follow no line.
-
-        A robot that is already there may move on as long as it gets no worse.
-        """
-        checks = (
-            (StatusCode.WORKSPACE, self._workspace_excess_m, self._config.workspace_margin_m),
-            (StatusCode.COLLISION, self._collision_depth_m, 0.0),
-        )
-        for code, depth_m, margin_m in checks:
-            if depth_m is None:
-                continue
-            worst_m, now_m = max(depth_m(position_J) for position_J in path_NJ), depth_m(self._guard.last[0])
-            # A way out is stopped at half the margin. The other half is for the way back, which may begin with a small detour.
-            if now_m <= 0.0:
-                self._coming_back = tuple(c for c in self._coming_back if c is not code)
-            allowed_m = margin_m if code in self._coming_back else 0.5 * margin_m
-            if worst_m > max(allowed_m, now_m):
-                if code not in self._coming_back:
-                    self._coming_back = (*self._coming_back, code)
-                return code
-        return None
-
     def _watch_joints(self) -> None:
         """Are the measurements alive, and is the arm at rest where it was left? An arm that was moved never jumps back."""
         measured = self._joints.latest
@@ -462,15 +438,8 @@ class ControlLoop:
         self._arm_was_moved = False
         self._standstill.is_elsewhere(None, before_J)
         jumps = (np.abs(self._guard.last[0] - before_J) > self._limits.velocity * self._config.period_s).any()
-        self._quiet_ticks = max(_PAUSE_TICKS - self._silent_ticks, 0) if jumps else 0
-
-    def _is_commanded(self) -> bool:
-        """Whether to send this command. After deactivation the first one at rest is the last."""
-        is_inactive = self.state is ControlState.INACTIVE
-        is_silent = self._arm_was_moved or self._quiet_ticks > 0 or (is_inactive and self._has_ended)
-        self._has_ended = is_inactive and self._guard.is_at_rest
-        self._silent_ticks = self._silent_ticks + 1 if is_silent else 0
-        return not is_silent
+        self._stream.begin(elsewhere=bool(jumps))
+        self._danger.start_at(self._guard.last[0])
 
     def _warnings(self) -> tuple[StatusCode, ...]:
         found = ((StatusCode.JOINTS_FROZEN, self._joints_are_frozen), (StatusCode.ARM_MOVED, self._arm_was_moved))

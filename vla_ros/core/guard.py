@@ -120,7 +120,8 @@ class CommandGuard:
         limits, motion = self._limits, self._motion
         before = (motion.position, motion.velocity, motion.acceleration)
         motion.track(
-            np.clip(reference[0], limits.position_min, limits.position_max), np.clip(reference[1], -limits.velocity, limits.velocity)
+            np.minimum(np.maximum(reference[0], limits.position_min), limits.position_max),
+            np.minimum(np.maximum(reference[1], -limits.velocity), limits.velocity),
         )
         if self._is_sane():
             try:
@@ -153,7 +154,7 @@ class CommandGuard:
             raise PathBlocked(code)
 
     def _is_sane(self) -> bool:
-        return bool(np.isfinite([self._motion.position, self._motion.velocity, self._motion.acceleration]).all())
+        return bool(np.isfinite(np.concatenate([self._motion.position, self._motion.velocity, self._motion.acceleration])).all())
 
     def _take(self) -> str | None:
         motion = self._motion

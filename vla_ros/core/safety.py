@@ -82,6 +82,7 @@ class JointLimits(Protocol):
 # Relative slack of the final check: Ruckig's own tolerance is 1e-8, float64 sums over a period stay below 1e-6.
 _RELATIVE = 1e-6
 _ABSOLUTE = 1e-9
+_BOUNDS = ("velocity", "acceleration", "jerk", "step")
 
 
 def violation(
@@ -98,7 +99,7 @@ def violation(
         before: position, velocity and acceleration [J] of the last command.
         after: those of the command to check.
     """
-    if not all(np.isfinite(array_J).all() for array_J in after):
+    if not np.isfinite(np.concatenate(after)).all():
         return "not finite"
     position_J, velocity_J, acceleration_J = after
     outward_J = np.maximum(limits.position_min - position_J, position_J - limits.position_max)
@@ -106,16 +107,10 @@ def violation(
     slack_J = limits.velocity * dt_s * 1e-3
     if ((outward_J > slack_J) & (outward_J > outward_before_J)).any():
         return "position"
-    bounds = (
-        ("velocity", velocity_J, limits.velocity),
-        ("acceleration", acceleration_J, limits.acceleration),
-        ("jerk", acceleration_J - before[2], limits.jerk * dt_s),
-        ("step", position_J - before[0], limits.velocity * dt_s),
-    )
-    for name, value_J, bound_J in bounds:
-        if (np.abs(value_J) > bound_J * (1.0 + _RELATIVE) + _ABSOLUTE).any():
-            return name
-    return None
+    values = np.abs(np.stack([velocity_J, acceleration_J, acceleration_J - before[2], position_J - before[0]]))
+    bounds = np.stack([limits.velocity, limits.acceleration, limits.jerk * dt_s, limits.velocity * dt_s])
+    too_large = values > bounds * (1.0 + _RELATIVE) + _ABSOLUTE
+    return _BOUNDS[int(too_large.any(axis=1).argmax())] if too_large.any() else None
 
 
 def brake(position_J: np.ndarray, velocity_J: np.ndarray, limits: JointLimits, dt_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,5 +5,6 @@ from vla_ros.robot.collision import CollisionModel
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics, KinematicsError
 from vla_ros.robot.motion import RuckigMotion
+from vla_ros.robot.workspace import Workspace
 
-__all__ = ["CollisionModel", "Kinematics", "KinematicsError", "RobotDescription", "RuckigMotion"]
+__all__ = ["CollisionModel", "Kinematics", "KinematicsError", "RobotDescription", "RuckigMotion", "Workspace"]

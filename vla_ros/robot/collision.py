@@ -10,7 +10,6 @@ import pinocchio
 from vla_ros.robot.description import RobotDescription
 
 _FLOOR = "floor"
-_FLOOR_SIZE_M = 10.0  # far beyond any table-top arm's reach
 
 
 class CollisionModel:
@@ -35,6 +34,7 @@ class CollisionModel:
             request.security_margin = 0.0 if index < num_floor_pairs else description.self_clearance
         self._clearances_P = np.array([request.security_margin for request in self._geometry_data.collisionRequests])
         self._columns, self._sources, self._factors, self._offsets = self._mapping(description)
+        self._q = pinocchio.neutral(self._model)
 
     @property
     def pair_names(self) -> tuple[tuple[str, str], ...]:
@@ -44,18 +44,16 @@ class CollisionModel:
 
     def depth_m(self, joint_positions_J: np.ndarray) -> float:
         """How much the worst pair lacks to its clearance, m; 0 where all is clear. The cheap question comes first."""
-        q = pinocchio.neutral(self._model)
-        q[self._columns] = self._factors * np.asarray(joint_positions_J, dtype=np.float64)[self._sources] + self._offsets
-        if not pinocchio.computeCollisions(self._model, self._data, self._geometry, self._geometry_data, q, True):
+        self._q[self._columns] = self._factors * joint_positions_J[self._sources] + self._offsets
+        if not pinocchio.computeCollisions(self._model, self._data, self._geometry, self._geometry_data, self._q, True):
             return 0.0
-        pinocchio.computeDistances(self._model, self._data, self._geometry, self._geometry_data, q)
+        pinocchio.computeDistances(self._model, self._data, self._geometry, self._geometry_data, self._q)
         distances_P = np.array([result.min_distance for result in self._geometry_data.distanceResults])
         return float(max((self._clearances_P - distances_P).max(), 0.0))
 
     def _add_floor(self, height_m: float) -> int:
-        box = coal.Box(_FLOOR_SIZE_M, _FLOOR_SIZE_M, 1.0)
-        place = pinocchio.SE3(np.eye(3), np.array([0.0, 0.0, height_m - 0.5]))
-        return self._geometry.addGeometryObject(pinocchio.GeometryObject(_FLOOR, 0, 0, place, box))
+        below = coal.Halfspace(np.array([0.0, 0.0, 1.0]), height_m)  # its distance has a closed form, that of a box is searched for
+        return self._geometry.addGeometryObject(pinocchio.GeometryObject(_FLOOR, 0, 0, pinocchio.SE3.Identity(), below))
 
     def _add_pairs(self, pairs: list[tuple[int, int]]) -> None:
         for first, second in pairs:

@@ -32,6 +32,7 @@ class RuckigMotion:
 
     def __init__(self, limits: JointLimits, dt_s: float) -> None:
         self._limits = limits
+        self._top_J = 0.999 * limits.velocity
         self._dt_s = dt_s
         size = len(limits.velocity)
         self._otg = Ruckig(size, dt_s)
@@ -57,9 +58,13 @@ class RuckigMotion:
     def track(self, target_position_J: np.ndarray, target_velocity_J: np.ndarray) -> None:
         """Advances one period towards where the target is at its end; the velocity always leaves room to stop before a position limit."""
         limits = self._limits
-        target_J = np.clip(target_position_J, limits.position_min, limits.position_max)
-        error_J = target_J - (self.position + self._dt_s * self.velocity)
-        self._advance(self._stoppable(target_velocity_J + np.sign(error_J) * self._closing_speed(np.abs(error_J))))
+        target_J = np.minimum(np.maximum(target_position_J, limits.position_min), limits.position_max)
+        ahead_J = self.position + self._dt_s * self.velocity
+        error_J = target_J - ahead_J
+        room_up_J, room_down_J = np.maximum(limits.position_max - ahead_J, 0.0), np.maximum(ahead_J - limits.position_min, 0.0)
+        closing_J, up_J, down_J = self._closing_speed(np.stack([np.abs(error_J), room_up_J, room_down_J]))
+        wanted_J = target_velocity_J + np.sign(error_J) * closing_J
+        self._advance(np.minimum(np.maximum(wanted_J, -np.minimum(down_J, self._top_J)), np.minimum(up_J, self._top_J)))
 
     def stop(self) -> None:
         """Advances one period of the fastest stop inside the acceleration and jerk limits."""
@@ -75,20 +80,11 @@ class RuckigMotion:
         result = self._otg.calculate(self._input, self._stop_trajectory)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no stop inside the limits from {self.position.tolist()} (Ruckig: {result})")
-        times_s = np.linspace(0.0, self._stop_trajectory.duration, _PATH_SAMPLES + 1)[1:]
-        return np.array([self._stop_trajectory.at_time(time_s)[0] for time_s in times_s])
+        step_s, at_time = self._stop_trajectory.duration / _PATH_SAMPLES, self._stop_trajectory.at_time
+        return np.array([at_time(step_s * sample)[0] for sample in range(1, _PATH_SAMPLES + 1)])
 
     def _closing_speed(self, distance_J: np.ndarray) -> np.ndarray:
         return np.minimum(_MAX_RATE_1_S * distance_J, _CLOSING * braking_speed(distance_J, self._limits))
-
-    def _stoppable(self, velocity_J: np.ndarray) -> np.ndarray:
-        """Bounds a velocity so that the joint can always stop before its position limits."""
-        limits = self._limits
-        ahead_J = self.position + self._dt_s * self.velocity
-        top_J = 0.999 * limits.velocity
-        up_J = self._closing_speed(np.maximum(limits.position_max - ahead_J, 0.0))
-        down_J = self._closing_speed(np.maximum(ahead_J - limits.position_min, 0.0))
-        return np.clip(velocity_J, -np.minimum(down_J, top_J), np.minimum(up_J, top_J))
 
     def _set_input(self, velocity_J: np.ndarray) -> None:
         self._input.current_position = self.position.tolist()

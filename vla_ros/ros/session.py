@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vla_ros.core.control import ControlConfig, ControlLoop
 from vla_ros.core.errors import ConfigError, InferenceError
 from vla_ros.core.paths import bundle_dir, robot_config_path
-from vla_ros.core.safety import box_excess_m
 from vla_ros.robot.collision import CollisionModel
 from vla_ros.robot.description import RobotDescription
-from vla_ros.robot.kinematics import Kinematics
 from vla_ros.robot.motion import RuckigMotion
+from vla_ros.robot.workspace import Workspace
 from vla_ros.ros.control_runner import ControlRunner, Inputs, TickSinks
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
@@ -183,11 +180,6 @@ class PolicySession:
 
 def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> ControlLoop:
     """The control loop of one robot."""
-    kinematics = Kinematics(robot)
-
-    def workspace_excess_m(joint_positions_J: np.ndarray) -> float:
-        return box_excess_m(kinematics.fk(joint_positions_J)[0], robot.workspace_min, robot.workspace_max)
-
     config = ControlConfig(
         period_ns=parameters.period_ns,
         max_joint_age_ns=round(parameters.max_joint_age_s * 1e9),
@@ -199,7 +191,7 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         config=config,
         limits=robot.limits,
         motion=RuckigMotion(robot.limits, config.period_s),
-        workspace_excess_m=workspace_excess_m,
+        workspace_excess_m=Workspace(robot).excess_m,
         collision_depth_m=CollisionModel(robot).depth_m,
     )
 
