@@ -12,27 +12,28 @@ import numpy as np
 
 from vla_ros.core.action_tokens import ActionTokenizer
 from vla_ros.core.chunk import ActionChunk, Reference
+from vla_ros.core.embodiment import TABLETOP, Embodiment
 from vla_ros.core.observation import Observation
-from vla_ros.core.tabletop import ACTION_SPEC
 from vla_ros.robot import Kinematics
 from vla_ros.runtime.commitment import committed_prefix, committed_steps
 from vla_ros.runtime.waypoints import WaypointMaker
-from vla_ros.sim.foresight import continued_chunk
-
-_TERMINATE = ACTION_SPEC.index_of_kind("terminate")
+from vla_ros.sim.experts import make_expert
 
 
 class ExpertPolicy:
     """Answers with the expert's chunk for the environment's present task and state, read from the simulator's ground truth.
 
     Args:
-        env: ``vla_ros.sim.env.TabletopEnv``.
+        env: a simulator with the tabletop's interface.
+        embodiment: its body.
     """
 
-    def __init__(self, env: Any) -> None:
-        self._env = env
-        self._tokens = ActionTokenizer(ACTION_SPEC, first_token_id=0)
-        self._waypoints = WaypointMaker(ACTION_SPEC, env.robot, Kinematics(env.robot))
+    def __init__(self, env: Any, embodiment: Embodiment = TABLETOP) -> None:
+        self._spec = embodiment.action
+        self._continue_chunk = make_expert(env, embodiment)
+        self._terminate = self._spec.index_of_kind("terminate")
+        self._tokens = ActionTokenizer(self._spec, first_token_id=0)
+        self._waypoints = WaypointMaker(self._spec, env.robot, Kinematics(env.robot))
 
     def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
         """As ``Policy.commit``."""
@@ -41,19 +42,19 @@ class ExpertPolicy:
     def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
         """As ``Policy.infer``; raises DecodeError where no step can be reached."""
         committed = 0 if prefix_HD is None else committed_steps(prefix_HD)
-        before_PD = np.zeros((0, ACTION_SPEC.num_dims)) if not committed else self._tokens.bins_to_actions(prefix_HD[:committed])
-        chunk_HD, plan = continued_chunk(self._env.task, self._env.world_state(), before_PD, ACTION_SPEC.horizon, ACTION_SPEC.dt_s)
+        before_PD = np.zeros((0, self._spec.num_dims)) if not committed else self._tokens.bins_to_actions(prefix_HD[:committed])
+        chunk_HD, phase = self._continue_chunk(before_PD)
         tokens_HD = self._tokens.encode(chunk_HD, clip=True)
         actions_HD = self._tokens.decode(tokens_HD)
         return ActionChunk(
             obs_stamp_ns=observation.stamp_ns,
             generation=observation.generation,
-            dt_ns=ACTION_SPEC.dt_ns,
+            dt_ns=self._spec.dt_ns,
             actions_HD=actions_HD,
             tokens_HD=tokens_HD,
-            confidence_HD=np.ones(ACTION_SPEC.shape, dtype=np.float32),
+            confidence_HD=np.ones(self._spec.shape, dtype=np.float32),
             joint_positions_HJ=self._waypoints.make(actions_HD, observation.joint_positions),
-            terminate_H=actions_HD[:, _TERMINATE] > 0.5,
-            plan=plan.phase,
+            terminate_H=np.zeros(len(actions_HD), dtype=bool) if self._terminate is None else actions_HD[:, self._terminate] > 0.5,
+            plan=phase,
             committed=committed,
         )

@@ -17,6 +17,7 @@ import multiprocessing
 from pathlib import Path
 from queue import Empty
 import shutil
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,8 +204,10 @@ class _Disturbance:
 # ---- files ----
 
 
-def write_shard(folder: Path, frames: list[dict[str, Any]], episodes: list[int], first_frame: list[int]) -> None:
-    """Writes one shard; it appears under its name only when complete."""
+def write_shard(
+    folder: Path, frames: list[dict[str, Any]], episodes: list[int], first_frame: list[int], files: Mapping[str, str] | None = None
+) -> None:
+    """Writes one shard, with further text ``files`` by name; it appears under its name only when complete."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -212,10 +215,12 @@ def write_shard(folder: Path, frames: list[dict[str, Any]], episodes: list[int],
     index = {t: i for i, t in enumerate(texts)}
     (partial / "instructions.json").write_text(json.dumps(texts, indent=0), encoding="utf-8")
     np.save(partial / "text_index.npy", np.array([[index[t] for t in f["texts"]] for f in frames], dtype=np.int32))
-    for key in ("front", "wrist", "proprio", "actions", "committed", "plan", "object_uv", "object_class"):
+    for key in frames[0].keys() - {"texts"}:
         np.save(partial / f"{key}.npy", np.stack([f[key] for f in frames]))
     np.save(partial / "episode.npy", np.array(episodes, dtype=np.int32))
     np.save(partial / "frame.npy", np.array(first_frame, dtype=np.int32))
+    for name, text in (files or {}).items():
+        (partial / name).write_text(text, encoding="utf-8")
     partial.rename(folder)
 
 
@@ -313,6 +318,12 @@ def collect(
 def main(argv: list[str] | None = None) -> int:
     """Command line of ``vla collect``."""
     parser = argparse.ArgumentParser(prog="vla collect", description=__doc__.splitlines()[0])
+    parser.add_argument("--env", default="tabletop", help="tabletop, or metaworld:mt50 with options of its own (default %(default)s)")
+    environment, _ = parser.parse_known_args([a for a in argv or sys.argv[1:] if a not in ("-h", "--help")])
+    if environment.env.startswith("metaworld"):
+        from vla_ros.sim.metaworld.collect import main as collect_metaworld
+
+        return collect_metaworld(argv)
     parser.add_argument("--out", type=Path, required=True, help="dataset directory; more shards are added to what is there")
     parser.add_argument("--frames", type=int, default=20_000, help="frames to record (5 a second of simulated time)")
     parser.add_argument("--workers", type=int, default=2, help="processes")
