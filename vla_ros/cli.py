@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "train-image-tokens": Command(module="vla_ros.train.image_tokens", summary="train a VQ-VAE, dVAE or masked autoencoder on recorded pictures"),
     "continual": Command(module="vla_ros.train.continual", summary="teach a trained policy new demonstrations without losing the old"),
     "scaling": Command(module="vla_ros.train.scaling", summary="how performance grows with model, data and compute"),
+    "ablate": Command(module="vla_ros.ablate", summary="what each idea is worth: variants with the same data, seeds and steps"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),
     "quantize": Command(module="vla_ros.quantize", summary="a faster bundle in int8 or fp16 that is proven to do the same"),
     "evaluate": Command(module="vla_ros.evaluate", summary="how often the robot succeeds, with intervals"),

@@ -36,7 +36,6 @@ from vla_ros.core.tabletop import BASE_FRAME, JOINT_NAMES, PROMPT_TEMPLATE, PROP
 from vla_ros.export_answers import FILES as ANSWER_FILES
 from vla_ros.export_answers import ParityError, export_answers
 from vla_ros.model.cross_attention import make_policy
-from vla_ros.model.heads import logits_of_actions
 from vla_ros.model.policy import Policy, keep_committed
 from vla_ros.model.vision import ConvStem
 from vla_ros.results import write_json
@@ -68,11 +67,7 @@ class ExportedPolicy(nn.Module):
         """Pictures in the order of cameras, then text_ids, proprio, prefix_tokens; returns action_logits, plan_tokens."""
         *pictures, text_1T, proprio_1P, prefix_1Q = inputs
         output = self.policy(dict(zip(self.cameras, pictures)), text_1T, proprio_1P, prefix_1Q)
-        logits_1QA = output.action_NQA
-        head = self.policy.action_head
-        if head is not None:
-            logits_1QA = logits_of_actions(head(output.step_NHE) + output.shift_NHD, head.low_D, head.high_D, self.policy.config.num_bins)
-        logits_1QA = keep_committed(logits_1QA, prefix_1Q, self.policy.config.first_action_token)
+        logits_1QA = keep_committed(self.policy.chunk_logits(output), prefix_1Q, self.policy.config.first_action_token)
         plan_13 = torch.cat([output.phase_NC.argmax(-1, keepdim=True), output.point_N2A.argmax(-1)], dim=1)
         return logits_1QA, plan_13
 

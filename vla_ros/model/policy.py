@@ -24,7 +24,7 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.model.answers import AnswerReader, answer_mask
 from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
-from vla_ros.model.heads import ActionHead, TouchEncoder, make_action_head
+from vla_ros.model.heads import ActionHead, TouchEncoder, logits_of_actions, make_action_head
 from vla_ros.model.pointer import Pointer
 from vla_ros.model.state import CERTAIN, Anchor, StateEncoder
 from vla_ros.model.transformer import Block
@@ -161,6 +161,13 @@ class Policy(nn.Module):
             label_NLE = block.label(label_NLE, key, value, mask_N1LL)
         _, key, value = last.vision(read_BVE, update=False)
         return last.label(label_NLE, key, value, mask_N1LL, start=start)
+
+    def chunk_logits(self, output: PolicyOutput) -> Tensor:
+        """What decoding reads, [N, Q, A]: the tokens' logits, or those of a continuous head's answer if there is such a head."""
+        head = self.action_head
+        if head is None:
+            return output.action_NQA
+        return logits_of_actions(head(output.step_NHE) + output.shift_NHD, head.low_D, head.high_D, self.config.num_bins)
 
     @property
     def _body_tokens(self) -> int:

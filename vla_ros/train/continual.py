@@ -99,7 +99,7 @@ def measure(policy: Policy, maker: BatchMaker, loss: PolicyLoss, frames: int) ->
             output = Trainer.forward(policy.eval(), batch)
             total += len(batch.text_NT) * float(loss.action(output, batch))
             labels += len(batch.text_NT)
-            metrics.add(output, batch)
+            metrics.add(replace(output, action_NQA=policy.chunk_logits(output)), batch)
     return {"loss_action": total / labels, **metrics.result()}
 
 

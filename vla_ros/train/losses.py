@@ -103,13 +103,15 @@ class Metrics:
     """Validation figures of the argmax decoding, averaged over batches.
 
     Mean absolute errors in mm (translation, gripper) and mrad (rotation), accuracies 0..1. `terminate_recall` is the share
-    of true ends that are called; it is 1 where there are none. Committed steps count nowhere; `first` is the first free step.
+    of true ends that are called; it is 1 where there are none. Committed steps count nowhere; `first` is the first free step,
+    `first_mm` its distance from the demonstrated place. `token_accuracy` is the share of tokens that are exactly the demonstrated ones.
     """
 
     def __init__(self, meta: DatasetMeta) -> None:
         self._spec: ActionSpec = meta.action
         self._low_D = torch.tensor(meta.action.low_D, dtype=torch.float32)
         self._width_D = torch.tensor([dim.bin_width for dim in meta.action.dims], dtype=torch.float32)
+        self._moves = [index for index, dim in enumerate(meta.action.dims) if dim.kind == "translation"]
         self._span_2 = torch.tensor(meta.point_high) - torch.tensor(meta.point_low)
         self._sums: dict[str, float] = {}
         self._counts: dict[str, float] = {}
@@ -131,6 +133,9 @@ class Metrics:
             if dim.kind == "gripper":
                 middle = (dim.low + dim.high) / 2
                 self._mean("gripper_accuracy", ((decoded_NHD[..., index] > middle) == (batch.actions_NHD[..., index] > middle))[free_NH])
+        true_NHD = ((batch.actions_NHD - self._low_D) / self._width_D).floor().clamp(0, output.action_NQA.shape[-1] - 1)
+        self._mean("token_accuracy", (bin_NHD == true_NHD)[free_NH])
+        self._mean("first_mm", 1e3 * error_NHD[..., self._moves].norm(dim=-1)[first_NH])
         self._mean("phase_accuracy", output.phase_NC.argmax(-1) == batch.phase_N)
         place_N2 = (output.point_N2A.argmax(-1) + 0.5) / output.point_N2A.shape[-1]
         self._mean("place_mm", 1e3 * ((place_N2 - batch.point_N2) * self._span_2).norm(dim=-1))

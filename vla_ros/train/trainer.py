@@ -158,7 +158,8 @@ class Trainer:
                 count = len(batch.text_NT)
                 labels += count
                 losses = {name: losses.get(name, 0.0) + count * float(value) for name, value in parts.items()}
-                metrics.add(map_tensors(output, Tensor.cpu), map_tensors(batch, Tensor.cpu))
+                answered = replace(output, action_NQA=model.chunk_logits(output))
+                metrics.add(map_tensors(answered, Tensor.cpu), map_tensors(batch, Tensor.cpu))
         answers = measure_answers(model, self.maker.questions, self.config.run.val_frames, self.device) if self.maker.questions else {}
         self.metrics = {**{f"loss_{name}": value / labels for name, value in losses.items()}, **metrics.result(), **answers}
         self._append({"kind": "validation", **self.metrics})
