@@ -22,6 +22,7 @@ from vla_ros.results import PROVIDERS, machine_facts, write_json
 SUBJECTS = {
     "inference": ("vla_ros.bench.inference", "bench_inference"),
     "control": ("vla_ros.bench.control", "bench_control"),
+    "filter": ("vla_ros.bench.filter", "bench_filter"),
     "end-to-end": ("vla_ros.bench.end_to_end", "bench_end_to_end"),
     "transport": ("vla_ros.bench.transport", "bench_transport"),
     "scale": ("vla_ros.bench.scale", "bench_scale"),
