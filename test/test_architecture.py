@@ -13,7 +13,7 @@ import pytest
 import vla_ros
 
 PACKAGE = Path(vla_ros.__file__).resolve().parent
-ROOMS = ("core", "robot", "model", "train", "sim", "runtime", "ros")
+ROOMS = ("core", "robot", "model", "train", "sim", "runtime", "ros", "importers")
 
 # What a room may import of the package, itself included.
 MAY_IMPORT = {
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "sim": {"core", "robot", "sim"},
     "runtime": {"core", "robot", "runtime"},
     "ros": {"core", "robot", "sim", "runtime", "ros"},
+    "importers": {"core", "robot", "model", "runtime", "importers"},
 }
 # What must not even be loaded after importing all modules of a room.
 MUST_NOT_LOAD = {
@@ -34,6 +35,7 @@ MUST_NOT_LOAD = {
     "sim": ("torch", "rclpy", "onnxruntime"),
     "runtime": ("torch", "rclpy", "mujoco", "onnx"),
     "ros": ("torch",),
+    "importers": ("rclpy", "mujoco", "transformers", "timm"),
 }
 PROGRAM = """
 import importlib, sys
@@ -75,10 +77,12 @@ def test_a_room_loads_nothing_that_is_not_its_own(room):
         pytest.skip(f"vla_ros/{room} has no modules")
     if room == "ros":
         pytest.importorskip("rclpy")
-    if room in ("model", "train"):
+    if room in ("model", "train", "importers"):
         pytest.importorskip("torch")
     if room == "sim":
         pytest.importorskip("mujoco")
+    if room == "importers":
+        pytest.importorskip("safetensors")
     loaded = loaded_by(modules) & set(MUST_NOT_LOAD[room])
     assert not loaded, f"vla_ros.{room} loads {sorted(loaded)}"
 
