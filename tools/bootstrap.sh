@@ -58,6 +58,13 @@ ensure_egl() {
   apt_install "EGL, to render without a screen" libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri
 }
 
+# --- a browser for the tests of the operator page, which are skipped without one ------------------------------------------
+ensure_chromium() {
+  command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null && return
+  { as_root && command -v apt-get; } >/dev/null && (apt_install "a browser for the tests of the operator page" chromium) && return
+  say "no Chromium: the tests of the operator page will be skipped"
+}
+
 # --- packages --------------------------------------------------------------------------------------------------------
 pip_install() { "$venv/bin/python" -m pip --disable-pip-version-check install -qq -c requirements/constraints.txt "$@"; }
 
@@ -78,6 +85,7 @@ esac
 "$venv/bin/python" -c '' 2>/dev/null || make_venv
 usable "$venv/bin/python" || fail "$venv holds $("$venv/bin/python" --version), needs 3.10 to 3.12. Run: make distclean"
 ensure_egl
+if [ "$purpose" = test ]; then ensure_chromium; fi
 started=$SECONDS
 say "installing .[$extras] into $venv (the first time takes a minute or two)"
 if [ "$purpose" = test ]; then install_torch; fi

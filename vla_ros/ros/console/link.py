@@ -111,13 +111,17 @@ class RobotLink:
         return Answer(True, f"told: {text}" if text else "told to hold")
 
     def stop(self) -> Answer:
-        """Presses the emergency stop and calls ``~/stop``; waits for neither. The control thread takes the press within one period."""
+        """Calls ``~/stop`` and presses the emergency stop; waits for neither. The control thread takes the press within one period.
+
+        The call goes first: only the policy node reads it. Any number of programs may listen to ``e_stop``, and one of them that hangs can
+        hold up a reliable publisher for a second.
+        """
         if self.seen.code == "E_STOP":
             self._ledger.found_pressed()
-        self._press(True)
         serves = self._stop.service_is_ready()
         if serves:
             self._stop.call_async(Trigger.Request())
+        self._press(True)
         hears = serves or self._e_stop.get_subscription_count() > 1  # one is this node's own
         return Answer(hears, "stop sent" if hears else f"stop sent, but {self.policy_node} is not there to hear it")
 

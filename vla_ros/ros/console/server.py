@@ -293,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Security-Policy": policy,
             "X-Frame-Options": "DENY",
             "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
+            "Referrer-Policy": "same-origin",  # no-referrer would make a form's Origin null
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
