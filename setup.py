@@ -21,9 +21,10 @@ EXTRAS = {
     # Recordings: written as MCAP, read without ROS.
     "record": ["mcap>=1.2", "mcap-ros2-support>=0.5.5"],
     "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],
+    "tensorboard": ["tensorboard>=2.18"],  # for `vla train --tensorboard`
     "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "ruff", "websockets>=14"],
 }
-EXTRAS["all"] = sorted({item for name, extra in EXTRAS.items() if name != "gpu" for item in extra})
+EXTRAS["all"] = sorted({item for name, extra in EXTRAS.items() if name not in ("gpu", "tensorboard") for item in extra})
 
 
 def version() -> str:

@@ -174,3 +174,29 @@ def test_the_first_part_trains_vision_alone(dataset_folder, tmp_path, tiny_setti
     trainer = make(TrainConfig.from_dict(settings), dataset_folder, tmp_path / "out")
     kinds = [set(trainer._update(trainer.maker.training_batch(step))) for step in range(4)]
     assert ["action" in names for names in kinds] == [False, False, True, True]
+
+
+def test_mixed_precision_trains_alike_and_keeps_float32_weights(dataset_folder, tmp_path, tiny_settings):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig.from_dict({**tiny_settings, "run": {**tiny_settings["run"], "precision": precision}})
+        trainer = make(config, dataset_folder, tmp_path / precision)
+        trainer.run()
+        assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+        losses[precision] = [line["total"] for line in lines(tmp_path / precision) if line["kind"] == "training"]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)  # 8 bits of mantissa: half a per cent a product
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [("precision", "float16", "bfloat16"), ("device", "tpu", "cuda")])
+def test_unknown_precisions_and_devices_are_refused(key, value, words, tiny_settings):
+    with pytest.raises(ConfigError, match=words):
+        TrainConfig.from_dict({**tiny_settings, "run": {**tiny_settings["run"], key: value}})
+
+
+def test_a_missing_gpu_is_said(dataset_folder, tmp_path, tiny_settings):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = TrainConfig.from_dict({**tiny_settings, "run": {**tiny_settings["run"], "device": "cuda"}})
+    with pytest.raises(ConfigError, match="run.device=cpu"):
+        make(config, dataset_folder, tmp_path / "out")
