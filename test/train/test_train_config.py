@@ -7,6 +7,7 @@ import pytest
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.paths import share_dir
+from vla_ros.core.paths import share_dir
 from vla_ros.train.config import OptimConfig, TrainConfig, load_config
 from vla_ros.train.optim import learning_rate
 
@@ -56,3 +57,9 @@ def test_schedule_warms_up_then_decays_to_its_floor():
     assert learning_rate(config, 100, 3.0) == pytest.approx(0.1)
     rates = [learning_rate(config, 100, p / 50) for p in range(51)]
     assert all(a >= b for a, b in zip(rates, rates[1:])) and not any(math.isnan(r) for r in rates)
+
+
+@pytest.mark.parametrize("name", ["tabletop", "tabletop_questions"])
+def test_shipped_settings_can_be_read(name):
+    config = load_config(share_dir() / "config" / "train" / f"{name}.yaml")
+    assert bool(config.model.get("answer_tokens")) == (name == "tabletop_questions")
