@@ -22,7 +22,9 @@ from vla_ros.core.image import prepare_image
 from vla_ros.core.observation import CameraSpec, Observation
 from vla_ros.core.safety import StatusCode
 from vla_ros.core.states import ControlState
+from vla_ros.core.takeover import Takeover
 from vla_ros.core.text import normalize_instruction
+from vla_ros.smoothness import Smoothness
 
 DEFAULT_DELAY_MS = 120.0
 EPISODE_LIMIT_S = 25.0
@@ -79,6 +81,8 @@ class EpisodeResult:
         inferences: answers of the policy.
         inference_ms: mean wall time of an answer, 0 without any.
         rejected: answers that were no valid motion.
+        boundary_jerk: root mean square over the periods just after a takeover of the largest joint jerk, relative to its limit; 0 without one.
+        inside_jerk: the same over the other periods in which a chunk is followed.
     """
 
     spec: EpisodeSpec
@@ -91,6 +95,8 @@ class EpisodeResult:
     inferences: int
     inference_ms: float
     rejected: int
+    boundary_jerk: float = 0.0
+    inside_jerk: float = 0.0
 
 
 class ClosedLoop:
@@ -103,6 +109,7 @@ class ClosedLoop:
         delay_ms: simulated time from an observation to its chunk.
         limit_s: simulated time after which an episode has failed.
         ask_period_ms: shortest simulated time between two questions to the policy; 0: the next one as soon as the last is answered.
+        takeover: how a new chunk takes over, a value of ``core.takeover.Takeover``.
     """
 
     def __init__(
@@ -114,6 +121,7 @@ class ClosedLoop:
         delay_ms: float = DEFAULT_DELAY_MS,
         limit_s: float = EPISODE_LIMIT_S,
         ask_period_ms: float = 0.0,
+        takeover: str = Takeover.PREFIX.value,
     ) -> None:
         self._env = env
         self._policy = policy
@@ -121,13 +129,14 @@ class ClosedLoop:
         self._delay_ns = round(delay_ms * 1e6)
         self._limit_ns = round(limit_s * 1e9)
         self._ask_period_ns = round(ask_period_ms * 1e6)
+        self._takeover = Takeover(takeover)
 
     def run(self, spec: EpisodeSpec) -> EpisodeResult:
         """Plays one episode from its reset to success, failure or the time limit."""
         self._env.reset(spec.seed, split=spec.split, family=spec.family)
         if spec.other_task:
             choose_other_task(self._env, spec)
-        episode = _Episode(self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns)
+        episode = _Episode(self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns, self._takeover)
         reason = episode.play(self._limit_ns)
         return EpisodeResult(
             spec=spec,
@@ -140,6 +149,8 @@ class ClosedLoop:
             inferences=episode.inferences,
             inference_ms=round(episode.inference_ns / max(episode.inferences, 1) * 1e-6, 2),
             rejected=episode.rejected,
+            boundary_jerk=episode.boundary_jerk,
+            inside_jerk=episode.inside_jerk,
         )
 
 
@@ -158,9 +169,10 @@ def choose_other_task(env: Any, spec: EpisodeSpec) -> None:
 class _Episode:
     """The state of one episode: the loop, and the answer that is on its way."""
 
-    def __init__(self, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ns: int, ask_period_ns: int) -> None:
+    def __init__(self, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ns: int, ask_period_ns: int, takeover: Takeover) -> None:
         self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns = env, policy, cameras, delay_ns, ask_period_ns
-        self._loop = new_control_loop(env.robot, ControlConfig(period_ns=round(embodiment_of_robot(env.robot.name).control_period_s * 1e9)))
+        config = ControlConfig(period_ns=round(embodiment_of_robot(env.robot.name).control_period_s * 1e9), takeover=takeover)
+        self._loop, self._smoothness = new_control_loop(env.robot, config), Smoothness(env.robot.limits.jerk, config.period_s)
         self._next_ask_ns = env.time_ns
         self._pending: tuple[int, ActionChunk | None, int] | None = None  # when it arrives, the answer, its generation
         self._start_ns = env.time_ns
@@ -171,6 +183,16 @@ class _Episode:
     def elapsed_ns(self) -> int:
         """Simulated time since the instruction."""
         return self._env.time_ns - self._start_ns
+
+    @property
+    def boundary_jerk(self) -> float:
+        """As in ``EpisodeResult``."""
+        return round(self._smoothness.rms(boundary=True), 4)
+
+    @property
+    def inside_jerk(self) -> float:
+        """As in ``EpisodeResult``."""
+        return round(self._smoothness.rms(boundary=False), 4)
 
     def play(self, limit_ns: int) -> str:
         """Steps until the episode is decided; returns why it ended."""
@@ -197,6 +219,7 @@ class _Episode:
             self._next_ask_ns = now_ns + self._ask_period_ns
             self._deliver(now_ns)  # without a delay the robot waits for the answer
         output = self._loop.step(now_ns, Watch())
+        self._smoothness.add(output.accelerations_J, self._loop.chunk)
         self._env.step(output.positions_J)
         self.steps += 1
         return self._verdict(output.state, output.code, output.task_done)
@@ -216,7 +239,8 @@ class _Episode:
         generation, chunk = self._loop.generation, None
         try:
             observation = observe(self._env, self._cameras, self._loop.instruction, generation)
-            prefix_HD = self._policy.commit(observation, self._loop.reference, now_ns + self._delay_ns)
+            reference = self._loop.reference
+            prefix_HD = None if reference is None else self._policy.commit(observation, reference, now_ns + self._delay_ns)
             chunk = self._policy.infer(observation, prefix_HD)
             self.inferences += 1
             self.inference_ns += chunk.inference_ns

@@ -23,6 +23,7 @@ from rich.table import Table
 from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, GAZEBO, MUJOCO, SIMULATORS, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
+from vla_ros.core.takeover import Takeover
 from vla_ros.figures import success_summary
 from vla_ros.results import PROVIDERS, machine_facts, write_json
 from vla_ros.runtime.bundle import Bundle, load_bundle
@@ -65,6 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=_seed, default=0, help=f"which set of scenes, 0 to {MAX_SEED} (default 0)")
     parser.add_argument("--split", choices=SPLITS, default="seen", help="combinations and phrasings that training saw, or did not")
     parser.add_argument("--delay-ms", type=float, default=DEFAULT_DELAY_MS, help="simulated time of one inference (default %(default)g)")
+    parser.add_argument("--takeover", choices=[t.value for t in Takeover], default=Takeover.PREFIX.value, help="how chunks take over (default %(default)s)")
     parser.add_argument("--limit-s", type=float, default=EPISODE_LIMIT_S, help="simulated time limit of an episode (default %(default)g)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs")
@@ -130,7 +132,7 @@ def play_in_processes(specs: Sequence[EpisodeSpec], options: argparse.Namespace,
     Raises:
         ConfigError: what a worker met, in one sentence.
     """
-    arguments = {"provider": options.provider, "simulator": options.sim, "settings": {"delay_ms": options.delay_ms, "limit_s": options.limit_s}}
+    arguments = {"provider": options.provider, "simulator": options.sim, "settings": {"delay_ms": options.delay_ms, "limit_s": options.limit_s, "takeover": options.takeover}}
     workers = min(options.workers, len(specs))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_limit_threads)
     try:
@@ -194,6 +196,7 @@ def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle | None, option
         "simulator": options.sim,
         "mode": "ros" if options.ros else "in_process",
         "delay_ms": None if options.ros else options.delay_ms,
+        "takeover": options.takeover,
         "limit_s": options.limit_s,
         "provider": options.provider,
         "bundle": EXPERT if bundle is None else bundle.manifest.name,

@@ -25,6 +25,7 @@ SUBJECTS = {
     "filter": ("vla_ros.bench.filter", "bench_filter"),
     "end-to-end": ("vla_ros.bench.end_to_end", "bench_end_to_end"),
     "transport": ("vla_ros.bench.transport", "bench_transport"),
+    "takeover": ("vla_ros.bench.takeover", "bench_takeover"),
     "scale": ("vla_ros.bench.scale", "bench_scale"),
 }
 CONDITIONS = ("idle", "load", "flood")
@@ -108,10 +109,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--conditions", type=_choices(CONDITIONS), default=CONDITIONS, metavar="LIST", help=f"of {','.join(CONDITIONS)} (default: all)")
     add("--scheduler", type=_choices(SCHEDULERS), default=SCHEDULERS, metavar="LIST", help=f"of {','.join(SCHEDULERS)} (default: both)")
     add("--segments", type=int, default=4, help="parts in which conditions take turns (default: %(default)s)")
+    group = parser.add_argument_group("takeover")
+    group.add_argument("--episodes", type=int, default=50, help="episodes of each delay and way to take over (default: %(default)s)")
+    group.add_argument("--delays", type=_delays, default=(0, 100, 200, 300, 400), metavar="MS,MS", help="of inference (default: 0,100,200,300,400)")
     group = parser.add_argument_group("transport")
     group.add_argument("--pictures", type=int, default=900, help="pictures of each profile (default: %(default)s)")
     options = parser.parse_args(argv)
-    for name in ("rounds", "threads", "cycles", "segments", "pictures"):
+    for name in ("rounds", "threads", "cycles", "segments", "pictures", "episodes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     return options
@@ -136,6 +140,16 @@ def _rates(text: str) -> tuple[int, ...]:
     if not all(1 <= rate <= 1000 for rate in rates):
         raise argparse.ArgumentTypeError(f"rates must be 1 to 1000 Hz, got {text}")
     return rates
+
+
+def _delays(text: str) -> tuple[float, ...]:
+    try:
+        delays = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected delays like 0,200, got {text!r}") from error
+    if not all(0 <= delay <= 10_000 for delay in delays):
+        raise argparse.ArgumentTypeError(f"delays must be 0 to 10000 ms, got {text}")
+    return delays
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 
@@ -133,16 +134,30 @@ class PutResult(Enum):
     NOT_CONFIDENT = "its next step is below the least confidence"
 
 
+class Ensemble(Protocol):
+    """``takeover.TemporalEnsemble``."""
+
+    def forget(self) -> None:
+        """A new generation begins."""
+
+    def waypoints(self, chunk: ActionChunk) -> np.ndarray:
+        """The waypoints [H, J] of a new chunk, averaged with what older ones say."""
+
+
 class ChunkBuffer:
     """Holds the newest chunk and interpolates it. One thread only, never sleeps.
 
     The reference starts at the state that is commanded when the chunk arrives and runs through the
     waypoints that are still due, so that a takeover has no jump in position or velocity. Between knots
     it is a monotone cubic (Fritsch and Butland 1984): it never overshoots a waypoint. It ends at rest.
+
+    Args:
+        ensemble: averages a new chunk with older ones; None: the newest counts alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ensemble: Ensemble | None = None) -> None:
         self.generation = 0
+        self._ensemble = ensemble
         self._newest_obs_ns: int | None = None
         self._clear()
 
@@ -153,6 +168,8 @@ class ChunkBuffer:
     def flush(self, generation: int | None = None) -> None:
         """Throws the chunk away; a new generation also forgets which observation was the newest."""
         self._clear()
+        if self._ensemble is not None:
+            self._ensemble.forget()
         if generation is not None:
             self.generation = generation
             self._newest_obs_ns = None
@@ -186,6 +203,8 @@ class ChunkBuffer:
     def _waypoints(self, chunk: ActionChunk) -> np.ndarray:
         """The chunk's waypoints [H, J]. Committed ones are taken from the motion itself: their tokens say it to within half a bin only,
         and a rounding repeated at every takeover is a drift."""
+        if self._ensemble is not None:
+            return self._ensemble.waypoints(chunk)
         if self.reference is None or not chunk.committed:
             return chunk.joint_positions_HJ
         kept_PJ = [self.reference.sample(chunk.due_ns(step))[0] for step in range(chunk.committed)]

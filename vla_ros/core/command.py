@@ -10,6 +10,7 @@ import numpy as np
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.safety import JointLimits, StatusCode
 from vla_ros.core.states import ControlState
+from vla_ros.core.takeover import Takeover
 from vla_ros.core.window import TrajectoryWindow, stopping_window
 
 
@@ -36,6 +37,7 @@ class ControlConfig:
         workspace_margin_m: how far the command may leave the workspace; the robot brakes so early that its stop keeps this, too.
         blocked_brake_ns: how long the robot brakes before it tries again to follow a chunk that led into danger.
         max_blocked_ns: how much time it may lose so before it gives the chunk up and asks anew.
+        takeover: how a new chunk takes over from the one before.
     """
 
     period_ns: int = 20_000_000
@@ -55,6 +57,7 @@ class ControlConfig:
     workspace_margin_m: float = 0.01
     blocked_brake_ns: int = 100_000_000
     max_blocked_ns: int = 500_000_000
+    takeover: Takeover = Takeover.PREFIX
 
     def __post_init__(self) -> None:
         for name in ("period_ns", "max_joint_age_ns", "max_worker_age_ns", "max_clock_gap_ns", "terminate_chunks", "max_rejected_chunks"):

@@ -23,6 +23,7 @@ from vla_ros.core.joints import FrozenWatch, JointMonitor, StandstillWatch
 from vla_ros.core.safety import JointLimits, StatusCode, outside_limits
 from vla_ros.core.states import ControlState, Event, is_allowed, next_state
 from vla_ros.core.stream import CommandStream
+from vla_ros.core.takeover import Takeover, TemporalEnsemble
 from vla_ros.core.text import normalize_instruction
 
 __all__ = ["ControlConfig", "ControlLoop", "ControlOutput", "MotionGenerator", "Watch"]
@@ -55,7 +56,7 @@ class ControlLoop:
         self._blocked_chunk = BlockedChunk(config.blocked_brake_ns // config.period_ns, config.max_blocked_ns // config.period_ns)
         self._stream = CommandStream()
         self._clock = ControlClock(config.period_ns, config.max_clock_gap_ns)
-        self._buffer = ChunkBuffer()
+        self._buffer = ChunkBuffer(TemporalEnsemble() if config.takeover is Takeover.ENSEMBLE else None)
         self._joints = JointMonitor(
             limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack
         )
@@ -92,8 +93,13 @@ class ControlLoop:
         return self._buffer.chunk
 
     @property
-    def reference(self) -> Reference:
-        """The motion that goes on until another answer arrives; while nothing is followed, the point where the command comes to rest."""
+    def reference(self) -> Reference | None:
+        """The motion that goes on until another answer arrives; while nothing is followed, the point where the command comes to rest.
+
+        None where the policy is not told (``takeover``).
+        """
+        if self._config.takeover is not Takeover.PREFIX:
+            return None
         if self.wants_inference and self._buffer.reference is not None:
             return self._buffer.reference
         stop_J = self._guard.last[0] if self._guard.is_at_rest else self._guard.stopping_point()

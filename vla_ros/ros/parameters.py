@@ -13,6 +13,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.core.takeover import Takeover
 
 COMMAND_INTERFACES = ("JointTrajectory", "TwistStamped", "Float64MultiArray", "JointJog")
 EXECUTION_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
@@ -117,6 +118,11 @@ class PolicyNodeParameters(Parameterized):
     max_rejected_chunks: int = parameter(3, "LATCH after so many rejected action chunks in a row", low=1, high=1000)
     min_confidence: float = parameter(
         0.0, "least probability of a chunk's next action (bin and neighbours) with which it is followed; 0 follows all", low=0.0, high=0.999
+    )
+    takeover: str = parameter(
+        "prefix",
+        "how a new chunk takes over: it goes on from what the robot does (prefix), is averaged with the older ones (ensemble), or as it is",
+        choices=tuple(t.value for t in Takeover),
     )
     command_interface: str = parameter("JointTrajectory", "type of the command topic", choices=COMMAND_INTERFACES, name="command.interface")
     command_points: int = parameter(

@@ -16,6 +16,7 @@ from typing import Any
 from vla_ros.core.control import ControlConfig, ControlLoop
 from vla_ros.core.errors import ConfigError, InferenceError
 from vla_ros.core.paths import bundle_dir, robot_config_path
+from vla_ros.core.takeover import Takeover
 from vla_ros.robot.collision import CollisionModel
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.motion import RuckigMotion
@@ -186,6 +187,7 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         max_worker_age_ns=round(parameters.worker_timeout_s * 1e9),
         max_rejected_chunks=parameters.max_rejected_chunks,
         min_confidence=parameters.min_confidence,
+        takeover=Takeover(parameters.takeover),
     )
     return ControlLoop(
         config=config,
