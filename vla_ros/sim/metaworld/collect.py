@@ -40,8 +40,8 @@ PLAN_LOW, PLAN_HIGH = (-0.6, 0.3), (0.6, 1.1)  # m, base_link
 EPISODES_PER_ROUND, TASKS_PER_SHARD = 5, 10
 _SEEDS_PER_ROUND = 1_000
 _MAX_TRIES = 50  # of a round; an expert that succeeds in less than a tenth of its episodes is none
-_STEPS_PER_FRAME = round(METAWORLD.action.dt_s / METAWORLD_STEP_S)
-_COMMITTED, _COMMITTED_SHARES = (0, 1, 2, 3), (0.10, 0.50, 0.25, 0.15)
+_STEPS_PER_FRAME = 4
+_COMMITTED, _COMMITTED_SHARES = (0, 1, 2, 4, 6), (0.35, 0.20, 0.15, 0.15, 0.15)  # a step is 25 ms
 _KINDS, _KIND_SHARES = ("near", "rest", "stray"), (0.80, 0.10, 0.10)
 _OFFSET_M, _DRIFT_M, _STRAY_M_S = 0.003, 0.002, 0.5
 
@@ -208,7 +208,7 @@ def write_meta(folder: Path, seed: int, disturb: float) -> None:
     meta = {
         "format_version": FORMAT_VERSION, "K": LABELS, "M": OBJECTS, "phases": list(PHASES), "colours": list(ROLES), "kinds": list(KINDS),
         "plan": {"low": list(PLAN_LOW), "high": list(PLAN_HIGH), "unit": "m", "frame": METAWORLD.base_frame},
-        "action": METAWORLD.action.to_dict(), "embodiment": METAWORLD.name, "record_rate_hz": 1.0 / METAWORLD.action.dt_s,
+        "action": METAWORLD.action.to_dict(), "embodiment": METAWORLD.name, "record_rate_hz": 1.0 / (_STEPS_PER_FRAME * METAWORLD_STEP_S),
         "first_seed": seed, "disturb": disturb, "proprio": list(METAWORLD.proprio_names),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from vla_ros.sim.metaworld.benchmark import ACTION_SCALE_M, make_benchmark, scen
 from vla_ros.sim.metaworld.tasks import TASKS, MetaWorldTask, phrasings
 
 _STEP_NS = round(METAWORLD_STEP_S * 1e9)
-_GRIPPER_LEAD_S = 1.0 / 12.0  # derivative action of the gripper's drive: undoes the lag of a control loop that closes 12 parts of an error a second
 
 
 class MetaWorldEnv:
@@ -53,7 +52,7 @@ class MetaWorldEnv:
         observation, _ = self.benchmark.reset()
         mujoco.mj_forward(self.benchmark.model, self.benchmark.data)  # the reset leaves the goal's marker where it was before
         self.privileged = np.asarray(observation)
-        self._steps, self._achieved, self._last_gripper = 0, False, None
+        self._steps, self._achieved = 0, False
         return self.observe(cameras=False)
 
     def set_task(self, task: MetaWorldTask | None, instruction: str = "") -> None:
@@ -79,11 +78,7 @@ class MetaWorldEnv:
         targets = np.asarray(joint_targets_J, dtype=np.float64)
         if targets.shape != self.robot.home.shape or not np.isfinite(targets).all():
             raise ValueError(f"expected {len(self.robot.home)} finite joint targets, got {joint_targets_J}")
-        if self._last_gripper is None:
-            self._last_gripper = targets[3]
-        lead = _GRIPPER_LEAD_S / METAWORLD_STEP_S * (targets[3] - self._last_gripper)
-        self._last_gripper = targets[3]
-        self.act(action_towards(self.hand_target(), np.array([*targets[:3], targets[3] + lead])))
+        self.act(action_towards(self.hand_target(), targets))
 
     def act(self, action: np.ndarray) -> None:
         """Advances 12.5 ms with one of the benchmark's own actions, [4] in [-1, 1]."""
@@ -154,7 +149,6 @@ class MetaWorldEnv:
         camera_module.aim_camera(self.benchmark.model)
         self.privileged = np.zeros(39)
         self._steps, self._achieved = 0, False
-        self._last_gripper: float | None = None
 
 
 def action_towards(hand_target: np.ndarray, joint_targets_J: np.ndarray) -> np.ndarray:

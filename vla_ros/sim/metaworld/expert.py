@@ -18,7 +18,6 @@ from vla_ros.sim.metaworld.benchmark import advance, expert_action, make_expert
 from vla_ros.sim.metaworld.env import MetaWorldEnv, action_towards, gripper_position
 
 PHASES = ("approach", "act")
-_GRIPPER_LEAD_STEPS = 2  # between two waypoints a command is interpolated: a switch in time is half a waypoint early
 _NEAR_M = 0.06
 _WITHOUT_OBJECT = ("reach-v3", "reach-wall-v3")  # a puck lies there, and nothing is done with it
 
@@ -50,7 +49,7 @@ class ScriptedExpert:
         benchmark.data, observation = self._copy, self._env.privileged
         targets, efforts = [], []
         try:
-            for number in range(spec.horizon * self._steps_per_action + _GRIPPER_LEAD_STEPS):
+            for number in range(spec.horizon * self._steps_per_action):
                 step, part = divmod(number, self._steps_per_action)
                 if step < len(committed_PD):
                     action = self._committed_action(hand, committed_PD[step], part)
@@ -62,7 +61,7 @@ class ScriptedExpert:
         finally:
             benchmark.data, benchmark._prev_obs = kept
         ends = np.arange(1, spec.horizon + 1) * self._steps_per_action - 1
-        chunk_HD = np.column_stack([np.array(targets)[ends], gripper_position(np.array(efforts)[ends + _GRIPPER_LEAD_STEPS])])
+        chunk_HD = np.column_stack([np.array(targets)[ends], gripper_position(np.array(efforts)[ends])])
         chunk_HD[: len(committed_PD)] = committed_PD
         return chunk_HD
 
