@@ -107,8 +107,8 @@ def violation(
     slack_J = limits.velocity * dt_s * 1e-3
     if ((outward_J > slack_J) & (outward_J > outward_before_J)).any():
         return "position"
-    values = np.abs(np.stack([velocity_J, acceleration_J, acceleration_J - before[2], position_J - before[0]]))
-    bounds = np.stack([limits.velocity, limits.acceleration, limits.jerk * dt_s, limits.velocity * dt_s])
+    values = np.abs(np.array([velocity_J, acceleration_J, acceleration_J - before[2], position_J - before[0]]))
+    bounds = np.array([limits.velocity, limits.acceleration, limits.jerk * dt_s, limits.velocity * dt_s])
     too_large = values > bounds * (1.0 + _RELATIVE) + _ABSOLUTE
     return _BOUNDS[int(too_large.any(axis=1).argmax())] if too_large.any() else None
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, Synchronization, Trajectory
 
@@ -13,7 +15,7 @@ from vla_ros.robot.description import JointLimits
 # time-optimal motion, which swings about a target that moves), and near zero at this rate, slow against the control rate.
 _CLOSING = 0.35
 _MAX_RATE_1_S = 12.0
-_PATH_SAMPLES = 8  # of a stop; in 0.3 s at 2 m/s^2 the tool strays from the chord between two of them by 0.4 mm
+_PATH_STEP_S = 0.0375  # between two samples of a stop; at 2 m/s^2 the tool strays from their chord by 0.4 mm
 
 
 class MotionError(VlaError):
@@ -62,7 +64,7 @@ class RuckigMotion:
         ahead_J = self.position + self._dt_s * self.velocity
         error_J = target_J - ahead_J
         room_up_J, room_down_J = np.maximum(limits.position_max - ahead_J, 0.0), np.maximum(ahead_J - limits.position_min, 0.0)
-        closing_J, up_J, down_J = self._closing_speed(np.stack([np.abs(error_J), room_up_J, room_down_J]))
+        closing_J, up_J, down_J = self._closing_speed(np.array([np.abs(error_J), room_up_J, room_down_J]))
         wanted_J = target_velocity_J + np.sign(error_J) * closing_J
         self._advance(np.minimum(np.maximum(wanted_J, -np.minimum(down_J, self._top_J)), np.minimum(up_J, self._top_J)))
 
@@ -80,8 +82,9 @@ class RuckigMotion:
         result = self._otg.calculate(self._input, self._stop_trajectory)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no stop inside the limits from {self.position.tolist()} (Ruckig: {result})")
-        step_s, at_time = self._stop_trajectory.duration / _PATH_SAMPLES, self._stop_trajectory.at_time
-        return np.array([at_time(step_s * sample)[0] for sample in range(1, _PATH_SAMPLES + 1)])
+        duration_s, at_time = self._stop_trajectory.duration, self._stop_trajectory.at_time
+        samples = max(math.ceil(duration_s / _PATH_STEP_S), 1)
+        return np.array([at_time(duration_s * (sample / samples))[0] for sample in range(1, samples + 1)])
 
     def _closing_speed(self, distance_J: np.ndarray) -> np.ndarray:
         return np.minimum(_MAX_RATE_1_S * distance_J, _CLOSING * braking_speed(distance_J, self._limits))
