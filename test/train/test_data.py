@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,3 +202,25 @@ def test_colour_jitter_is_light_and_alike_in_all_cameras():
     before = plain["front"].copy()
     jitter_pictures(plain, np.random.default_rng(0), DataConfig(brightness=0, contrast=0, tint=0))
     assert np.array_equal(plain["front"], before)
+
+
+def test_touch_is_drawn_with_its_frame_and_nan_where_it_is_withheld_or_was_not_recorded(dataset_folder):
+    dataset = Dataset([dataset_folder], val_fraction=0.3)
+    tokenizer = train_tokenizer(dataset.instructions(), PROMPT_TEMPLATE)
+
+    def maker(fingers, dropout):
+        shape = SimpleNamespace(action=dataset.meta.action, frames=1, touch_dim=fingers)
+        return BatchMaker(dataset, tokenizer, DataConfig(frames_per_batch=16, labels_per_frame=1, touch_dropout=dropout), 0, shape)
+
+    plain, held_back = maker(2, 0.0).training_batch(0), maker(2, 1.0).training_batch(0)
+    by_state = {tuple(state): force for shard in dataset.shards for state, force in zip(shard.arrays["proprio"].tolist(), shard.arrays["touch"].tolist())}
+    assert all(by_state[tuple(state)] == force for state, force in zip(plain.proprio_BS.tolist(), plain.touch_BP.tolist()))
+    assert {0.0, 10.0} == set(plain.touch_BP.flatten().tolist()) and held_back.touch_BP.isnan().all()
+    assert maker(0, 0.0).training_batch(0).touch_BP is None
+    with pytest.raises(DataError, match="2 fingers"):
+        maker(3, 0.0).training_batch(0)
+    dataset.shards[0].arrays.pop("touch")
+    assert maker(2, 0.0).training_batch(0).touch_BP.isnan().any()
+    dataset.shards[1].arrays.pop("touch")
+    with pytest.raises(ConfigError, match="touch.npy"):
+        maker(2, 0.0)

@@ -110,3 +110,13 @@ def test_a_wrong_meta_is_refused(dataset_folder, key, value, words):
 def test_a_missing_meta_says_what_to_give(tmp_path):
     with pytest.raises(DataError, match="vla collect"):
         read_meta(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "words"), [(lambda a: a[:3], "fingers"), (lambda a: a.astype(np.float64), "float32"), (lambda a: np.where(np.arange(len(a))[:, None] == 4, np.inf, a).astype(np.float32), "row 4")])
+def test_touch_that_cannot_be_is_refused(dataset_folder, change, words):
+    path = dataset_folder / "shard_0000" / "touch.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(DataError, match=words):
+        open_shard(path.parent, read_meta(dataset_folder))
+    path.unlink()
+    assert "touch" not in open_shard(path.parent, read_meta(dataset_folder)).arrays  # data from before it stay good

@@ -7,7 +7,6 @@ import pytest
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.paths import share_dir
-from vla_ros.core.paths import share_dir
 from vla_ros.train.config import OptimConfig, TrainConfig, load_config
 from vla_ros.train.optim import learning_rate
 

@@ -126,6 +126,7 @@ class EpisodeRecorder:
         return {
             **images,
             "proprio": np.array([*observation.joint_positions_J, *world.tool, world.tool_yaw], dtype=np.float32),
+            "touch": self.env.touch_forces().astype(np.float32),
             "texts": [str(rng.choice(phrasings(t))) for t in tasks],
             "actions": np.stack([spec.clip(chunk) for chunk in chunks]).astype(np.float32),
             "committed": np.array([len(steps) for steps in committed], dtype=np.int8),

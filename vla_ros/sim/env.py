@@ -179,6 +179,16 @@ class TabletopEnv:
             )
         return WorldState(tool=tool, tool_yaw=self._kinematics.tool_yaw(joints), gripper=float(joints[-1]), objects=objects)
 
+    def touch_forces(self) -> np.ndarray:
+        """Normal forces of all contacts of each finger together, N, float64 [2] (left, right)."""
+        forces, wrench = np.zeros(len(self._fingers)), np.zeros(6)
+        bodies = self._model.geom_bodyid[self._data.contact.geom]  # [contacts, 2]
+        for contact, pair in enumerate(bodies):
+            if touching := [finger for finger, body in enumerate(self._fingers) if body in pair]:
+                mujoco.mj_contactForce(self._model, self._data, contact, wrench)
+                forces[touching] += wrench[0]
+        return forces
+
     def close(self) -> None:
         """Frees the cameras."""
         for renderer in self._renderers.values():

@@ -31,6 +31,7 @@ class DataConfig:
         tint: half range of each colour channel's own factor.
         foreign_words: chance that a prompt has one to three text ids inserted that no instruction uses.
         proprio_dropout: chance that a frame's state is withheld, so that the policy does not ignore the pictures.
+        touch_dropout: chance that a frame's contact forces count as not measured, which they are where a bundle is run: it has no such input yet.
         told_probability: chance that the plan token is told the true place, so that acting is learned before pointing is (teacher forcing).
         told_noise: standard deviation of the place that it is told, in parts of the plan's bounds.
         rescan_s: how often the dataset folders are searched for new shards; 0 = never.
@@ -47,6 +48,7 @@ class DataConfig:
     tint: float = 0.05
     foreign_words: float = 0.1
     proprio_dropout: float = 0.1
+    touch_dropout: float = 0.5
     told_probability: float = 0.5
     told_noise: float = 0.012
     rescan_s: float = 60.0

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_ros.core.action_tokens import ActionTokenizer
-from vla_ros.core.errors import InstructionTooLong
+from vla_ros.core.errors import ConfigError, InstructionTooLong
 from vla_ros.core.tabletop import CAMERAS, PROMPT_TEMPLATE, TEXT_TOKENS
 from vla_ros.model.config import PolicyConfig, grid_of
 from vla_ros.train.augment import insert_foreign_words, jitter_pictures
@@ -74,7 +74,10 @@ class BatchMaker:
         self.dataset = dataset
         self.meta = dataset.meta if model is None else replace(dataset.meta, action=model.action)
         self.frames = 1 if model is None else model.frames
+        self.fingers = 0 if model is None else model.touch_dim
         self.questions = questions
+        if self.fingers and not any("touch" in shard.arrays for shard in dataset.shards):
+            raise ConfigError("model.touch_dim is set, but no shard has touch.npy: collect again with this release, or set it to 0")
         self.config = config
         self.seed = seed
         self._tokenizer = tokenizer
@@ -130,6 +133,9 @@ class BatchMaker:
             "point_N2": np.clip((plan_N3[:, 1:] - low) / (high - low), 0.0, 1.0).astype(np.float32),
             **seen,
         }
+        if self.fingers:
+            dropout = self.config.touch_dropout if augment else 0.0
+            arrays["touch_BP"] = self._touch(drawn, rng.random(frames) < dropout)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return Batch(images={name: torch.from_numpy(picture) for name, picture in pictures.items()}, **tensors)
 
@@ -138,6 +144,16 @@ class BatchMaker:
         if self.frames == 1:
             return shard.arrays[camera][rows]
         return shard.arrays[camera][past_rows(shard.arrays["episode"], shard.arrays["frame"], rows, self.frames)]
+
+    def _touch(self, drawn: list[tuple[Shard, np.ndarray]], unknown_B: np.ndarray) -> np.ndarray:
+        """Contact forces in N, float32 [B, P]; NaN where they were not recorded or `unknown_B`."""
+        parts = []
+        for shard, rows in drawn:
+            forces = shard.arrays["touch"][rows] if "touch" in shard.arrays else np.full((len(rows), self.fingers), np.nan, dtype=np.float32)
+            if forces.shape[1] != self.fingers:
+                raise DataError(f"{shard.path / 'touch.npy'} has forces of {forces.shape[1]} fingers, model.touch_dim is {self.fingers}: set it to that")
+            parts.append(forces)
+        return np.where(unknown_B[:, None], np.float32(np.nan), np.concatenate(parts))
 
     def _labels(self, drawn: list[tuple[Shard, np.ndarray]], picked: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Text ids [N, T], actions [N, H, D], numbers of committed steps [N] and plans [N, 3]."""

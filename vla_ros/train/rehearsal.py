@@ -12,7 +12,7 @@ import numpy as np
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.train.data import is_held_out
-from vla_ros.train.shards import ARRAYS, DataError, find_shards, open_shard, read_meta
+from vla_ros.train.shards import DataError, find_shards, open_shard, read_meta
 
 
 def rehearsal_weights(new_frames: Sequence[int], old_frames: Sequence[int], share: float) -> list[float]:
@@ -61,7 +61,7 @@ def write_memory(folder: Path, out: Path, episodes: int, val_fraction: float, se
             continue
         target = part / f"shard_memory_{index:04d}"
         target.mkdir()
-        for name in ARRAYS:
+        for name in shard.arrays:
             np.save(target / f"{name}.npy", shard.arrays[name][rows])
         (target / "instructions.json").write_text(json.dumps(shard.instructions, ensure_ascii=False), encoding="utf-8")
         frames += len(rows)

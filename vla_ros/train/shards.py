@@ -21,6 +21,7 @@ from vla_ros.core.schema import Fields
 from vla_ros.core.tabletop import CAMERAS, PROPRIO_NAMES
 
 FORMAT_VERSION = 2
+OPTIONAL = ("touch",)  # contact forces of the fingers in N, float32 [N, P]; NaN where not measured
 ARRAYS = ("front", "wrist", "proprio", "text_index", "actions", "committed", "plan", "object_uv", "object_class", "episode", "frame")
 
 
@@ -87,7 +88,7 @@ def _point(bounds: Fields, key: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Memory-mapped, checked arrays of one shard, named as in `ARRAYS`, and its instructions."""
+    """Memory-mapped, checked arrays of one shard, named as in `ARRAYS` and, where they are there, `OPTIONAL`; and its instructions."""
 
     path: Path
     arrays: dict[str, np.ndarray]
@@ -103,7 +104,7 @@ def open_shard(path: Path, meta: DatasetMeta) -> Shard:
     Raises:
         DataError: a file is missing, truncated, of the wrong shape or type, not finite, or out of range; names file and row.
     """
-    arrays = {name: load_array(path / f"{name}.npy") for name in ARRAYS}
+    arrays = {name: load_array(path / f"{name}.npy") for name in (*ARRAYS, *OPTIONAL) if name in ARRAYS or (path / f"{name}.npy").exists()}
     rows = len(arrays["episode"]) if arrays["episode"].ndim else 0
     if not rows:
         raise DataError(f"{path / 'episode.npy'} is empty: delete the shard or collect it again")
@@ -118,6 +119,8 @@ def open_shard(path: Path, meta: DatasetMeta) -> Shard:
     if not isinstance(instructions, list) or not all(isinstance(text, str) and text.strip() for text in instructions):
         raise DataError(f"{path / 'instructions.json'}: expected a list of texts that are not blank")
     _check_values(path, arrays, meta, len(instructions))
+    if "touch" in arrays:
+        _check_touch(path / "touch.npy", arrays["touch"], rows)
     return Shard(path=path, arrays=arrays, instructions=instructions)
 
 
@@ -166,6 +169,13 @@ def _check_values(path: Path, arrays: dict[str, np.ndarray], meta: DatasetMeta, 
     refuse("object_class", (classes < -1) | (classes >= limit), f"expected colour, kind below {limit.tolist()} or -1")
     present = (classes >= 0).all(-1)
     refuse("object_uv", present & ~np.isfinite(arrays["object_uv"]).all(-1), "a present object needs finite coordinates")
+
+
+def _check_touch(path: Path, touch: np.ndarray, rows: int) -> None:
+    if touch.dtype != np.float32 or touch.ndim != 2 or len(touch) != rows:
+        raise DataError(f"{path}: expected float32 [{rows}, fingers], got {touch.dtype} {list(touch.shape)}")
+    if np.isinf(touch).any():
+        raise DataError(f"{path}: row {np.argwhere(np.isinf(touch))[0][0]}: forces must be finite, or NaN where not measured")
 
 
 def find_shards(folder: Path) -> list[Path]:

@@ -54,6 +54,7 @@ def write_shard(path: Path, rng: np.random.Generator, first_episode: int, episod
         "front": _pictures(uv_NM2, 128),
         "wrist": _pictures(uv_NM2, 64),
         "proprio": np.concatenate([rng.uniform(-1, 1, (count, 7)), tool_N4], axis=1).astype(np.float32),
+        "touch": (10.0 * (np.arange(count)[:, None] % 2) * np.ones(2)).astype(np.float32),
         "text_index": np.tile(colour_K.astype(np.int32), (count, 1)),
         "actions": ACTION_SPEC.clip(actions).astype(np.float32),
         "committed": rng.integers(0, 3, (count, labels)).astype(np.int8),
