@@ -293,7 +293,7 @@ def observe(env: Any, cameras: Sequence[CameraSpec], instruction: str, generatio
     )
 
 
-def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, simulator: str = MUJOCO, settings: Mapping[str, Any] | None = None) -> ClosedLoop:
+def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, simulator: str = MUJOCO, settings: Mapping[str, Any] | None = None, make_loop: Any = None) -> Any:
     """A closed loop of a policy bundle in a simulator, warmed up.
 
     Args:
@@ -301,8 +301,10 @@ def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, si
         provider: execution provider.
         threads: of one inference on the CPU.
         simulator: one of ``SIMULATORS``, or ``metaworld:<task>``.
-        settings: further arguments of ``ClosedLoop``.
+        settings: further arguments of ``make_loop``.
+        make_loop: ``ClosedLoop`` (None), or another class with its arguments ``env``, ``policy`` and ``cameras``.
     """
+    make_loop = make_loop or ClosedLoop
     os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.core.paths import bundle_dir
     from vla_ros.expert_policy import ExpertPolicy
@@ -311,11 +313,11 @@ def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, si
 
     env = make_env(simulator)
     if bundle == EXPERT:
-        return ClosedLoop(env=env, policy=ExpertPolicy(env, embodiment_of_robot(env.robot.name)), cameras=(), **(settings or {}))
+        return make_loop(env=env, policy=ExpertPolicy(env, embodiment_of_robot(env.robot.name)), cameras=(), **(settings or {}))
     loaded = load_bundle(bundle_dir(bundle))
     policy = Policy(loaded, env.robot, provider=provider, threads=threads)
     policy.warm_up()
-    return ClosedLoop(env=env, policy=policy, cameras=loaded.manifest.cameras, **(settings or {}))
+    return make_loop(env=env, policy=policy, cameras=loaded.manifest.cameras, **(settings or {}))
 
 
 def make_env(simulator: str) -> Any:

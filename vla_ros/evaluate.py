@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -38,6 +39,10 @@ Play = Callable[[Sequence[EpisodeSpec]], Iterable[EpisodeResult]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when the evaluation ran (and reached ``--require``, if given), 1 when the rate is lower."""
+    if any(argument.partition("=")[0] == "--suite" for argument in (sys.argv[1:] if argv is None else argv)):
+        from vla_ros.evaluate_suite import main as evaluate_suite
+
+        return evaluate_suite(argv)
     options = parse(argv)
     is_expert = options.bundle == EXPERT
     folder = None if is_expert else bundle_dir(options.bundle)
@@ -61,6 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="vla evaluate", description="Measure how often a policy does what it is told.")
     parser.add_argument("bundle", help=f"policy bundle: a folder with manifest.yaml, or the name of a folder below models/; '{EXPERT}' plays the scripted expert")
+    parser.add_argument("--suite", help="a benchmark's tasks in place of the tabletop: mt50 (vla evaluate --suite mt50 --help)")
     parser.add_argument("--episodes", type=_count, default=100, help="episodes, dealt to the task families in turn (default 100)")
     parser.add_argument("--pairs", type=_count, default=0, help="scenes that are played twice, with two different instructions (default 0)")
     parser.add_argument("--seed", type=_seed, default=0, help=f"which set of scenes, 0 to {MAX_SEED} (default 0)")
