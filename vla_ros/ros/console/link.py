@@ -108,7 +108,7 @@ class RobotLink:
         if self._instruction.get_subscription_count() <= 1:  # one is this node's own
             return Answer(False, f"{self.policy_node} does not listen: is it running and configured?")
         self._instruction.publish(String(data=text))
-        return Answer(True, f"told: {text}" if text else "told to hold")
+        return Answer(True, "sent" if text else "told to hold")
 
     def stop(self) -> Answer:
         """Calls ``~/stop`` and presses the emergency stop; waits for neither. The control thread takes the press within one period.

@@ -56,6 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="vla console",
         description="The operator page: cameras, plan, charts and status in the browser; instruct, stop and resume the robot.",
+        epilog="ROS arguments, such as remapping rules, follow --ros-args.",
     )
     parser.add_argument(
         "--host", default=DEFAULT_HOST, help="address to listen on; any but this machine's own needs a token (default: %(default)s)"

@@ -19,15 +19,15 @@ export class Series {
   }
 }
 
-/** Low and high of an axis that shows all values with some room; motions keep their zero in the middle. */
-export function range(values) {
-  if (!values.length) return [-1, 1];
+/** Low and high of an axis that shows all values, and at least 0 to `least`; motions keep their zero in the middle. */
+export function range(values, least) {
+  values = [...values, least];
   const low = Math.min(...values), high = Math.max(...values);
   if (low < 0) {
     const most = Math.max(-low, high, 1e-6) * 1.15;
     return [-most, most];
   }
-  return [0 - 0.08 * (high || 1), 1.15 * (high || 1)];
+  return [-0.08 * high, 1.15 * high];
 }
 
 /** Draws lines [{series, colour, width}] and horizontal rules [value]. */

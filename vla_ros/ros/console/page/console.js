@@ -237,8 +237,8 @@ function showConfidence() {
 
 function drawCharts() {
   const time_s = now() / 1000, accent = colour('--accent'), rule = colour('--line'), muted = colour('--muted');
-  for (const { series, canvas } of actions.values()) {
-    draw(canvas, time_s, range(series.values), [{ series, colour: accent, width: 1.6 }], [0], rule);
+  for (const { series, canvas, unit } of actions.values()) {
+    draw(canvas, time_s, range(series.values, unit ? 1e-3 : 1), [{ series, colour: accent, width: 1.6 }], [0], rule);
   }
   const lines = [{ series: mean, colour: muted, width: 1.4 }, { series: lowest, colour: accent, width: 2 }];
   draw($('confidence'), time_s, [0, 1], lines, [0, 0.25, 0.5, 0.75, 1], rule);
