@@ -20,6 +20,8 @@ EXTRAS = {
     "gazebo": ["pyzmq>=26", "protobuf>=5"],
     # Recordings: written as MCAP, read without ROS.
     "record": ["mcap>=1.2", "mcap-ros2-support>=0.5.5"],
+    # Meta-World's tasks and experts. Later versions are tied to one MuJoCo that is not ours.
+    "metaworld": ["metaworld>=3.0,<3.1", "packaging"],
     "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],
     "tensorboard": ["tensorboard>=2.18"],  # for `vla train --tensorboard`
     "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "ruff", "websockets>=14"],

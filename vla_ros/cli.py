@@ -61,6 +61,8 @@ COMMANDS: dict[str, Command] = {
 EXTRA_OF_MODULE = {
     "mujoco": "sim",
     "av": "sim",
+    "metaworld": "metaworld",
+    "gymnasium": "metaworld",
     "mcap": "record",
     "mcap_ros2": "record",
     "zmq": "gazebo",
