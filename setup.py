@@ -23,8 +23,10 @@ EXTRAS = {
     # Meta-World's tasks and experts. Later versions are tied to one MuJoCo that is not ours.
     "metaworld": ["metaworld>=3.0,<3.1", "packaging"],
     "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],
+    # Checkpoints of other projects, read as safetensors. The tests compare with transformers; timm would bring torchvision and is not asked for.
+    "import": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5", "safetensors>=0.5"],
     "tensorboard": ["tensorboard>=2.18"],  # for `vla train --tensorboard`
-    "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "ruff", "websockets>=14"],
+    "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "ruff", "transformers>=5.10", "websockets>=14"],
 }
 EXTRAS["all"] = sorted({item for name, extra in EXTRAS.items() if name not in ("gpu", "tensorboard") for item in extra})
 
