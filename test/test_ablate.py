@@ -74,7 +74,8 @@ def test_a_row_of_other_settings_is_not_taken_for_this_one(made):
         ablate.main([*words, "--set", "optim.learning_rate=0.5"])
 
 
-def test_an_interrupted_row_goes_on_from_its_checkpoint(tmp_path):
+def test_an_interrupted_row_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate.AblationStudy, "_judge", lambda *unused: {})  # costs seconds, and is tested above
     study_file = tmp_path / "study.yaml"
     study_file.write_text(yaml.safe_dump({**STUDY, "variants": {"plain": {"idea": "as it is"}}}))
     study = read_study(study_file, [])
@@ -123,6 +124,15 @@ def test_success_is_pooled_over_seeds_and_figures_are_averaged():
 
     row = ablate.table([run(0, 1.0, 10), run(1, 2.0, 5)]).splitlines()[-1]
     assert [cell.strip() for cell in row.strip("| ").split("|")] == ["an idea", "2.00", "300", "1.500 ± 0.707", "0.500", "4.0", "–", "75.0% (53.1% to 88.8%)", "20"]
+
+
+def test_a_variant_that_the_data_cannot_train_costs_only_its_own_row(made, tmp_path, caplog):
+    folder, words, _ = made
+    variants = {"mute": {"idea": "answers without questions", "model": {"answer_tokens": 5}}, **STUDY["variants"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**STUDY, "variants": variants}))
+    assert ablate.main([str(tmp_path / "study.yaml"), *words[1:-2]]) == 1
+    assert "no row of mute" in caplog.text and "--questions" in caplog.text
+    assert len(json.loads((folder / "out" / "ablations.json").read_text())["rows"]) == 2
 
 
 def test_a_page_without_marks_is_refused(made, tmp_path):

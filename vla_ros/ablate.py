@@ -44,6 +44,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+class CannotTrain(ConfigError):
+    """A variant that the given data cannot train."""
+
+
 class AblationStudy:
     """All rows of a study.
 
@@ -55,6 +59,7 @@ class AblationStudy:
 
     def __init__(self, study: Study, data: Sequence[Path], questions: Sequence[Path], out: Path) -> None:
         self.study, self.data, self.questions, self.out = study, list(data), list(questions), out
+        self.refused: dict[str, str] = {}  # variants that these data cannot train, and why
         self._stop = False
         self._trainer: Trainer | ImageTrainer | None = None
 
@@ -73,7 +78,11 @@ class AblationStudy:
         """Results of the variants' runs, those of earlier calls included; fewer if `stop_requested`."""
         results = []
         for variant, seed in tqdm([(variant, seed) for variant in variants for seed in self.study.seeds], unit="row", disable=None):
-            result = self._row(variant, seed)
+            try:
+                result = self._row(variant, seed)
+            except CannotTrain as error:  # the other rows are still worth a night
+                self.refused[variant.name] = str(error)
+                continue
             if result is None:
                 break
             results.append(result)
@@ -123,12 +132,15 @@ class AblationStudy:
     def _train(self, config: Any, dataset: Dataset, folder: Path) -> Trainer | None:
         answers = config.model.get("answer_tokens", 0)
         if answers and not self.questions:
-            raise ConfigError(f"{folder.parent.name} answers questions: give --questions, folders of `vla collect --questions`")
+            raise CannotTrain(f"{folder.parent.name} answers questions: give --questions, folders of `vla collect --questions`")
         questions = QuestionDataset(self.questions, config.data.val_fraction) if answers else None
         texts = [line for path in (*self.data, *self.questions) if (path / "texts.txt").exists() for line in (path / "texts.txt").read_text().splitlines()]
         last = folder / "last.pt"
         resume = load_checkpoint(last) if last.exists() else None
-        trainer = self._trainer = Trainer(config, dataset, folder, resume=resume, texts=texts, questions=questions)
+        try:
+            trainer = self._trainer = Trainer(config, dataset, folder, resume=resume, texts=texts, questions=questions)
+        except ConfigError as error:
+            raise CannotTrain(str(error)) from error
         trainer.stop_requested = self.stop_requested
         trainer.run()
         return None if trainer.stop_requested else trainer
@@ -206,7 +218,7 @@ def fill(path: Path, results: Sequence[Mapping[str, Any]], study: Study, command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; SIGINT and SIGTERM save and end the study, and the same command goes on."""
+    """Returns 0, or 1 if a variant could not be trained; SIGINT and SIGTERM save and end the study, and the same command goes on."""
     options = _parser().parse_args(argv)
     keep_heap()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -226,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         fill(options.docs, results, study, _command(options))
     if ablation.stop_requested:
         _log.info("stopped after %d finished rows: the same command goes on", len(results))
-    return 0
+    for name, reason in ablation.refused.items():
+        _log.error("no row of %s: %s", name, reason)
+    return int(bool(ablation.refused))
 
 
 def _command(options: argparse.Namespace) -> str:
