@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    the robot does one instruction in the embedded simulator; no ROS installation needed
 # make policy  from nothing to a policy bundle in $(POLICY_DIR), overnight on two cores (MINUTES=240 of training)
+# make soak    an hour of random faults on the running node (SOAK_ARGS="--minutes 10 --seed 1"), report in soak.json
 # make test    all tests;  make lint   style;  make clean   what builds and runs leave (make distclean: and .venv)
 VENV ?= .venv
 INSTRUCTION ?=
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 BOOTSTRAP_INPUTS := setup.py pyproject.toml requirements/constraints.txt tools/bootstrap.sh
 
 # The environment brings ROS 2 of its own: a sourced installation must not leak into it.
@@ -15,9 +17,9 @@ export MUJOCO_GL ?= egl
 POLICY_DIR ?= runs/tabletop
 MINUTES ?= 240
 
-.PHONY: help demo policy test lint clean distclean
+.PHONY: help demo policy soak test lint clean distclean
 help:
-	@sed -n '2,4p' Makefile
+	@sed -n '2,5p' Makefile
 
 demo: $(VENV)/.ready-demo
 	@$(VENV)/bin/vla demo $(if $(INSTRUCTION),--instruction "$$INSTRUCTION") $(DEMO_ARGS)
@@ -27,6 +29,9 @@ policy: $(VENV)/.ready-test
 
 test: $(VENV)/.ready-test
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.ready-test
+	@$(VENV)/bin/python tools/soak.py --json soak.json $(SOAK_ARGS)
 
 lint: $(VENV)/.ready-test
 	@$(VENV)/bin/ruff check vla_ros test launch setup.py

@@ -37,6 +37,7 @@ from vla_ros.ros.sim_messages import image_message, joint_state_message, time_me
 _STORM, _CALM = (0.45, 0.3, 0.2, 0.05), (0.02, 0.974, 0.004, 0.002)  # share of joint states, pictures, instructions, emergency stops
 _PHASE = 400  # messages of a storm, and of a calm
 _HELP_EVERY = 100  # messages
+_STOP_S = 0.5  # longer than any stop of the arm takes
 _AT_HOME = 0.06  # rad or m; a resumed node keeps a command that is 0.05 off
 _NUMBERS = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-320, 1e300, -1e300, 3.0, -3.0)
 _ENCODINGS = ("rgb8", "bgr8", "mono8", "rgba8", "rgb16", "mono16", "bayer_rggb8", "yuv422", "32FC1", "", "rgb9", "\u0000", "8UC3")
@@ -208,12 +209,17 @@ class Fuzz:
 
     def _carry_home(self) -> None:
         """Puts the arm where the policy can go on: lies about joint states led it anywhere. It does not follow before the command is there, too."""
+        self.robot.press_e_stop(True)
+        time.sleep(_STOP_S)
         self.robot.follows, self.robot.position_J = False, self._home_J.copy()
 
     def _help(self) -> None:
         """What a patient person does: releases the e-stop, resumes, instructs."""
         if self.robot.commands and np.abs(self.robot.commands[-1].position_J - self._home_J).max() < _AT_HOME:
             self.robot.follows = True
+        if not self.robot.follows and self.robot.state in ("acting", "holding"):  # resumed before it saw the arm at home
+            self.robot.press_e_stop(True)
+            return
         self.robot.press_e_stop(False)
         if self._resume.service_is_ready():
             self._resume.call_async(self._request)
