@@ -2,6 +2,7 @@
 # make demo    the robot does one instruction in the embedded simulator; no ROS installation needed
 # make policy  from nothing to a policy bundle in $(POLICY_DIR), overnight on two cores (MINUTES=240 of training)
 # make soak    an hour of random faults on the running node (SOAK_ARGS="--minutes 10 --seed 1"), report in soak.json
+# make gazebo-test  the tests in a real Gazebo Classic 11, which it sets up in a folder of its own (as root; explicit skip elsewhere)
 # make test    all tests;  make lint   style;  make clean   what builds and runs leave (make distclean: and .venv)
 VENV ?= .venv
 INSTRUCTION ?=
@@ -32,6 +33,10 @@ test: $(VENV)/.ready-test
 
 soak: $(VENV)/.ready-test
 	@$(VENV)/bin/python tools/soak.py --json soak.json $(SOAK_ARGS)
+
+gazebo-test: $(VENV)/.ready-test
+	@tools/gazebo_classic.sh setup; status=$$?; [ $$status != 77 ] || exit 0; [ $$status = 0 ] || exit $$status; \
+	  $(VENV)/bin/python -m pytest test/sim/gazebo $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-test
 	@$(VENV)/bin/ruff check vla_ros test launch setup.py

@@ -101,7 +101,7 @@ class ClassicConnection:
         self._subscribed[topic] = (message_type, getattr(classic, kind), callback)
         self._send("subscribe", classic.Subscribe(topic=topic, msg_type=message_type, latching=latching, **self._own))
 
-    def advertise(self, name: str, kind: str, timeout_s: float = 10.0) -> Publisher:
+    def advertise(self, name: str, kind: str, timeout_s: float = 60.0) -> Publisher:
         """Offers a topic and waits until Gazebo has connected to it.
 
         Raises:

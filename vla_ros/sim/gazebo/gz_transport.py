@@ -74,7 +74,7 @@ class GzNode:
         for thread in self._threads:
             thread.start()
 
-    def advertise(self, topic: str, kind: str, timeout_s: float = 10.0) -> None:
+    def advertise(self, topic: str, kind: str, timeout_s: float = 60.0) -> None:
         """Offers a topic and waits until somebody listens to it.
 
         Raises:
