@@ -21,6 +21,7 @@ class SimParameters(Parameterized):
         choices=SIMULATORS,
         change=NEVER,
     )
+    env: str = parameter("tabletop", "tabletop, or a task of Meta-World such as metaworld:drawer-open-v3 (docs/metaworld.md)", change=NEVER)
     seed: int = parameter(0, "scene: objects, their places, colours and light", low=0, high=2**31 - 1, change=ALWAYS)
     task: str = parameter("", "instruction that is judged from the start; empty judges the one drawn with the scene", change=NEVER)
     realtime_factor: float = parameter(1.0, "simulated seconds a second", low=0.01, high=100.0, change=NEVER)
@@ -30,6 +31,7 @@ class SimParameters(Parameterized):
     image_rate_hz: float = parameter(
         15.0, "pictures of each camera a second of simulated time", unit="Hz", low=0.1, high=100.0, change=NEVER
     )
+    external_cameras: bool = parameter(False, "pictures come from elsewhere, such as ros_gz_bridge: publish none", change=NEVER)
     command_interface: str = parameter(
         "JointTrajectory", "type of the topic command", choices=SIM_COMMAND_INTERFACES, name="command.interface", change=NEVER
     )

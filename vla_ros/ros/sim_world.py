@@ -13,9 +13,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from vla_ros.core.embodiment import METAWORLD, TABLETOP, embodiment_of
+from vla_ros.core.errors import ConfigError
 from vla_ros.sim import scene as scene_module
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
-from vla_ros.sim.tasks import Task
+from vla_ros.sim.tasks import Task, parse_task
 
 _NS = 1_000_000_000
 
@@ -79,8 +81,26 @@ class RealtimeTabletop(TabletopEnv):
         return 0
 
 
-def make_world(simulator: str, *, image_rate_hz: float, realtime_factor: float) -> Any:
-    """The tabletop that the node is built around: embedded, or in a Gazebo that runs by itself."""
+def find_task(world: Any, text: str) -> tuple[Any, str]:
+    """The task that ``text`` names in ``world``, or None, and what could be said there."""
+    if hasattr(world, "find_task"):
+        return world.find_task(text)
+    objects = world.world_state().objects
+    return parse_task(text, objects), f"Objects here: {', '.join(str(o) for o in objects)}"
+
+
+def make_world(simulator: str, *, image_rate_hz: float, realtime_factor: float, environment: str = TABLETOP.name) -> Any:
+    """What the node is built around: the tabletop, embedded or in a Gazebo that runs by itself, or a task of Meta-World.
+
+    Raises:
+        ConfigError: there is no such environment, or not in this simulator.
+    """
+    if embodiment_of(environment) is METAWORLD:
+        if simulator != RealtimeTabletop.simulator:
+            raise ConfigError(f"{environment} runs in its own MuJoCo: leave out --simulator {simulator}")
+        from vla_ros.ros.sim_metaworld import RealtimeMetaWorld
+
+        return RealtimeMetaWorld(environment)
     if simulator == RealtimeTabletop.simulator:
         return RealtimeTabletop()
     from vla_ros.sim.gazebo.followed import FollowedTabletop

@@ -18,19 +18,17 @@ from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros.core.embodiment import embodiment_of
 from vla_ros.core.errors import InputError
-from vla_ros.core.tabletop import CAMERAS
 from vla_ros.ros import qos
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameter_server import ParameterServer
 from vla_ros.ros.sim_messages import camera_info_message, image_message, joint_state_message, time_message
 from vla_ros.ros.sim_parameters import SimParameters
-from vla_ros.ros.sim_world import make_world
+from vla_ros.ros.sim_world import find_task, make_world
 from vla_ros.ros.trajectory_follower import TrajectoryFollower
-from vla_ros.sim.tasks import parse_task
 
-_TICK_S = 0.01  # joint states at 100 Hz, as robots' drivers do
-_TICK_NS = 10_000_000
+_TICK_NS = 10_000_000  # joint states at 100 Hz, as robots' drivers do
 _POLL_NS = 5_000_000  # how often pictures of another simulator are looked for
 _MAX_BEHIND_NS = 200_000_000  # what physics makes up for; more is dropped and lowers the real-time factor
 
@@ -43,7 +41,9 @@ class SimNode(Node):
         self._server = ParameterServer(self, SimParameters)
         parameters = self._server.current
         rates = {"image_rate_hz": parameters.image_rate_hz, "realtime_factor": parameters.realtime_factor}
-        self._world = make_world(parameters.simulator, **rates)
+        self._world = make_world(parameters.simulator, environment=parameters.env, **rates)
+        self._camera_names = [] if parameters.external_cameras else [camera.name for camera in embodiment_of(parameters.env).cameras]
+        self._tick_ns = getattr(self._world, "tick_ns", _TICK_NS)
         self._names = self._world.robot.joint_names
         self._follower = TrajectoryFollower(
             self._names, self._world.robot.limits.acceleration, self._world.robot.home, parameters.command_timeout_s
@@ -52,20 +52,20 @@ class SimNode(Node):
         self._reported_success: bool | None = None
         self._measured_from = (0, time.monotonic_ns())
         self._behind_dropped = self._commands = self._commands_dropped = 0
-        self._infos = {c.name: self._world.camera_info(c.name) for c in CAMERAS}
+        self._infos = {name: self._world.camera_info(name) for name in self._camera_names}
         self._make_interface(parameters.command_interface)
         self._begin_episode(parameters.task)
         self._physics_from = (0, 0)
         self._last_stamp_ns = self._followed_ns = 0
         self._physics = PeriodicThread(
-            self._tick, _TICK_NS, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed
+            self._tick, self._tick_ns, name="vla_sim_physics", on_warning=self.get_logger().warning, on_error=self._tick_failed
         )
         self._cameras = threading.Thread(target=self._run_cameras, name="vla_sim_cameras", daemon=True)
 
     def _make_interface(self, command_interface: str) -> None:
         self._joint_publisher = self.create_publisher(JointState, "joint_states", qos.SENSOR_SOURCE)
-        self._image_publishers = {c.name: self.create_publisher(Image, f"{c.name}/image_raw", qos.SENSOR_SOURCE) for c in CAMERAS}
-        self._info_publishers = {c.name: self.create_publisher(CameraInfo, f"{c.name}/camera_info", qos.SENSOR_SOURCE) for c in CAMERAS}
+        self._image_publishers = {n: self.create_publisher(Image, f"{n}/image_raw", qos.SENSOR_SOURCE) for n in self._camera_names}
+        self._info_publishers = {n: self.create_publisher(CameraInfo, f"{n}/camera_info", qos.SENSOR_SOURCE) for n in self._camera_names}
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos.SENSOR) if self._server.current.publish_clock else None
         self._success_publisher = self.create_publisher(Bool, "~/success", qos.LATCHED)
         self._instruction_publisher = self.create_publisher(String, "~/instruction", qos.LATCHED)
@@ -111,9 +111,9 @@ class SimNode(Node):
             if behind > _MAX_BEHIND_NS * max(1.0, self._server.current.realtime_factor):
                 self._behind_dropped += 1
                 self._physics_from = (self._world.elapsed_ns, monotonic_ns)
-                behind = _TICK_NS
-            for _ in range(behind // _TICK_NS):
-                self._world.advance(self._follower.sample(self._now_ns()), _TICK_S)
+                behind = self._tick_ns
+            for _ in range(behind // self._tick_ns):
+                self._world.advance(self._follower.sample(self._now_ns()), self._tick_ns * 1e-9)
                 self._publish_joints(self._joint_stamp_ns())
             achieved = self._world.success()
         if achieved != self._reported_success:
@@ -179,13 +179,13 @@ class SimNode(Node):
     def _publish_images(self) -> None:
         with self._world.lock:
             now_ns = self._now_ns()
-            seen = [camera for camera in CAMERAS if self._world.aim(camera.name)]
-            ages_ns = [self._world.picture_age_ns(camera.name) for camera in seen]
+            seen = [camera for camera in self._camera_names if self._world.aim(camera)]
+            ages_ns = [self._world.picture_age_ns(camera) for camera in seen]
         for camera, age_ns in zip(seen, ages_ns):
             stamp = time_message(max(now_ns - age_ns, 0))
-            info = self._infos[camera.name]
-            self._image_publishers[camera.name].publish(image_message(self._world.draw(camera.name), stamp, info["frame_id"]))
-            self._info_publishers[camera.name].publish(camera_info_message(info, stamp))
+            info = self._infos[camera]
+            self._image_publishers[camera].publish(image_message(self._world.draw(camera), stamp, info["frame_id"]))
+            self._info_publishers[camera].publish(camera_info_message(info, stamp))
 
     # ---- subscriptions and services ----
 
@@ -207,10 +207,9 @@ class SimNode(Node):
         self._publish_success()
 
     def _judge(self, text: str) -> None:
-        task = parse_task(text, self._world.world_state().objects)
+        task, hint = find_task(self._world, text)
         if task is None:
-            objects = ", ".join(str(o) for o in self._world.world_state().objects)
-            self.get_logger().warning(f"no task is known in {text[:80]!r}: success stays false. Objects here: {objects}")
+            self.get_logger().warning(f"no task is known in {text[:80]!r}: success stays false. {hint}")
         self._world.set_task(task, text)
         self._instruction_publisher.publish(String(data=text))
 
