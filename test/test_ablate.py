@@ -63,6 +63,9 @@ def test_rows_that_are_there_are_not_made_again(made, monkeypatch):
 
     monkeypatch.setattr(ablate.AblationStudy, "_train", never)
     monkeypatch.setattr(ablate.AblationStudy, "_train_images", never)
+    (folder / "out" / "ablations.json").unlink()
+    assert ablate.main([*words, "--only", "tokens"]) == 0  # the table still has all rows
+    assert len(json.loads((folder / "out" / "ablations.json").read_text())["rows"]) == 2
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
     assert len(before) == 3 and ablate.main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before

@@ -60,6 +60,7 @@ class AblationStudy:
     def __init__(self, study: Study, data: Sequence[Path], questions: Sequence[Path], out: Path) -> None:
         self.study, self.data, self.questions, self.out = study, list(data), list(questions), out
         self.refused: dict[str, str] = {}  # variants that these data cannot train, and why
+        self._datasets: dict[float, Dataset] = {}
         self._stop = False
         self._trainer: Trainer | ImageTrainer | None = None
 
@@ -88,28 +89,53 @@ class AblationStudy:
             results.append(result)
         return results
 
+    def finished(self) -> list[dict[str, Any]]:
+        """All rows that are there, in the study's order, whichever call made them."""
+        rows = (self._stored(variant, seed) for variant in self.study.variants for seed in self.study.seeds)
+        return [row for row in rows if row is not None]
+
+    def _folder(self, variant: Variant, seed: int) -> Path:
+        return self.out / "runs" / variant.name / f"seed{seed}"
+
+    def _checkpoints(self) -> dict[str, Path]:
+        return {name: self.out / "images" / name / "best.pt" for name in self.study.images}
+
+    def _made_with(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """What must be the same for a stored row to be this one."""
+        settings = json.loads(json.dumps(asdict(variant.train_config(seed, self._checkpoints()))))
+        frames = self._dataset(settings["data"]["val_fraction"]).num_frames()
+        return {"settings": settings, "frames": frames, "episodes": self.study.episodes, "split": self.study.split}
+
+    def _dataset(self, val_fraction: float) -> Dataset:
+        if val_fraction not in self._datasets:
+            self._datasets[val_fraction] = Dataset(self.data, None, val_fraction)
+        return self._datasets[val_fraction]
+
+    def _stored(self, variant: Variant, seed: int) -> dict[str, Any] | None:
+        """A row's result if it is there; raises ConfigError if it was made with other settings or data."""
+        path = self._folder(variant, seed) / "result.json"
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["made_with"] != self._made_with(variant, seed):
+            raise ConfigError(f"{path} was made with other settings or data: remove its folder, or give another --out")
+        return result
+
     def _row(self, variant: Variant, seed: int) -> dict[str, Any] | None:
-        folder = self.out / "runs" / variant.name / f"seed{seed}"
-        path = folder / "result.json"
-        checkpoints = {name: self.out / "images" / name / "best.pt" for name in self.study.images}
-        settings = json.loads(json.dumps(asdict(variant.train_config(seed, checkpoints))))
-        dataset = Dataset(self.data, None, settings["data"]["val_fraction"])
-        same = {"settings": settings, "frames": dataset.num_frames(), "episodes": self.study.episodes, "split": self.study.split}
-        if path.exists():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if any(result["made_with"].get(key) != value for key, value in same.items()):
-                raise ConfigError(f"{path} was made with other settings or data: remove its folder, or give another --out")
-            return result
+        if (stored := self._stored(variant, seed)) is not None:
+            return stored
+        folder, same = self._folder(variant, seed), self._made_with(variant, seed)
+        dataset = self._dataset(same["settings"]["data"]["val_fraction"])
         if not all(self._train_images(name, dataset) for name in variant.pretrained.values()) or self.stop_requested:
             return None
-        trainer = self._train(variant.train_config(seed, checkpoints), dataset, folder)
+        trainer = self._train(variant.train_config(seed, self._checkpoints()), dataset, folder)
         if trainer is None:
             return None
         result = {
             "variant": variant.name, "idea": variant.idea, "seed": seed, "steps": trainer.step, "training_s": round(trainer.elapsed_s, 1),
             "parameters": sum(p.numel() for p in trainer.model.parameters()), "metrics": trainer.metrics, **self._judge(folder, dataset), "made_with": same,
         }  # fmt: skip
-        write_json(path, result)
+        write_json(folder / "result.json", result)
         return result
 
     def _train_images(self, name: str, dataset: Dataset) -> bool:
@@ -228,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     variants = study.choose(options.only)
     torch.set_num_threads(max(int(variant.sections["run"].get("threads", 1)) for variant in variants))
     with StopOnSignal(ablation):
-        results = ablation.run(variants)
+        made = ablation.run(variants)
+    results = ablation.finished()
     if results:
         write_json(options.out / "ablations.json", {"machine": machine_facts(), "rows": results})
         _log.info("%s", table(results))
@@ -237,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.docs and results:
         fill(options.docs, results, study, _command(options))
     if ablation.stop_requested:
-        _log.info("stopped after %d finished rows: the same command goes on", len(results))
+        _log.info("stopped after %d finished rows: the same command goes on", len(made))
     for name, reason in ablation.refused.items():
         _log.error("no row of %s: %s", name, reason)
     return int(bool(ablation.refused))
