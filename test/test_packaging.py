@@ -92,10 +92,10 @@ def extras() -> dict[str, list[str]]:
     return namespace["EXTRAS"]
 
 
-def test_torch_is_for_training_only():
+def test_torch_is_for_training_and_importing_only():
     for name, requirements in extras().items():
         has_torch = any(requirement.startswith("torch") for requirement in requirements)
-        assert has_torch == (name == "train"), name
+        assert has_torch == (name in ("train", "import")), name
 
 
 def test_the_two_onnxruntime_wheels_never_meet():

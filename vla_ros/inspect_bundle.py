@@ -68,26 +68,35 @@ def show(folder: Path, manifest: Manifest, files: dict[str, dict[str, Any]], con
 
 
 def _facts(manifest: Manifest) -> Table:
-    context, vocabulary = manifest.context, manifest.vocabulary
     proprio = [f"{entry.name} [{entry.unit}]" for entry in manifest.proprio]
     table = Table.grid(padding=(0, 2))
     rows = {
         "robot": manifest.robot,
         "cameras": ", ".join(f"{c.name} {c.height}x{c.width}x{c.channels}{'' if c.required else ' (optional)'}" for c in manifest.cameras),
-        "proprio": f"{len(proprio)}: " + ", ".join(proprio),
-        "prompt": manifest.prompt_template,
+        "proprio": f"{len(proprio)}: " + ", ".join(proprio) if proprio else "none",
+        "prompt": manifest.prompt_template or "none: it reads no text",
         "plan": "none" if manifest.plan is None else ", ".join(_plan_slot(slot) for slot in manifest.plan.slots),
-        "decoding": manifest.decoding,
-        "context": f"{context.length} tokens: image {context.image_tokens}, text {context.text_tokens}, state {context.state_tokens}, "
-        f"action {context.action_tokens}",
-        "vocabulary": f"{vocabulary.size} ids, actions {vocabulary.first_action_token}.."
-        f"{vocabulary.first_action_token + vocabulary.num_action_tokens - 1}",
+        "decoding": manifest.decoding if manifest.output == "tokens" else "continuous actions",
+        **_tokens(manifest),
         "graph": f"opset {manifest.opset}",
         "sha256": bundle_sha256(manifest),
     }
     for key, value in rows.items():
         table.add_row(Text(key, style="cyan"), Text(value))
     return table
+
+
+def _tokens(manifest: Manifest) -> dict[str, str]:
+    """How the context is shared and what the ids are, where there are any."""
+    context, vocabulary = manifest.context, manifest.vocabulary
+    if context is None or vocabulary is None:
+        return {}
+    return {
+        "context": f"{context.length} tokens: image {context.image_tokens}, text {context.text_tokens}, state {context.state_tokens}, "
+        f"action {context.action_tokens}",
+        "vocabulary": f"{vocabulary.size} ids, actions {vocabulary.first_action_token}.."
+        f"{vocabulary.first_action_token + vocabulary.num_action_tokens - 1}" + ("" if manifest.codec is None else ", quantile bins"),
+    }
 
 
 def _plan_slot(slot: Any) -> str:
