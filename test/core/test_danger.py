@@ -117,7 +117,7 @@ def test_no_command_leaves_the_margin_or_enters_what_is_forbidden(seed):
         deepest_m = max(deepest_m, output.positions_J[1] + output.positions_J[2] - 0.2)
         if rng.random() < 0.1:
             steps = np.cumsum(rng.normal(0.0, 0.1, (5, J)), axis=0)
-            loop.put_chunk(make_chunk(now_ns - int(rng.integers(DT_NS)), loop.generation, np.clip(output.positions_J + steps, -1, 1)), now_ns)
+            loop.put_chunk(make_chunk(now_ns - int(rng.integers(DT_NS)), loop.generation, np.clip(output.positions_J + steps, -0.8, 0.8)), now_ns)
         elif rng.random() < 0.02:
             loop.stop()
         elif rng.random() < 0.1:

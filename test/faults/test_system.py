@@ -96,3 +96,20 @@ def test_row_51_a_hand_that_moves_a_latched_arm_meets_no_command_and_resume_does
     robot.follows = True
     rig.until(lambda: len(robot.commands) > count, "commands come again")
     np.testing.assert_allclose(robot.commands[count].position_J[0], left[0] + 0.4, atol=1e-3)
+
+
+def test_row_58_a_transition_that_is_impossible_now_is_refused_and_the_robot_goes_on(rig):
+    """rclpy's own service raises then, and what a callback raises ends the process: no stop, nothing."""
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    robot = rig.go()
+    client = robot.node.create_client(ChangeState, "vla_policy/change_state")
+    rig.until(client.service_is_ready, "the service is there")
+    for transition in (Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CONFIGURE, 222):
+        answer = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        rig.until(answer.done, "the request is answered")
+        assert not answer.result().success
+    count = len(robot.commands)
+    rig.until(lambda: robot.state == "acting" and len(robot.commands) > count + 5, "the robot goes on")
+    robot.run(lambda: robot.node.destroy_client(client))

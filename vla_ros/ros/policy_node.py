@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from lifecycle_msgs.srv import ChangeState
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
@@ -28,6 +30,7 @@ from vla_ros.ros.replay_topics import TapePublisher
 from vla_ros.ros.robot_inputs import RobotInputs
 from vla_ros.ros.session import Contract, PolicySession, worker_config
 
+RCLError = rclpy_implementation.RCLError
 _FIRST_JOINTS_S = 2.0  # how long activation waits for a first joint state
 _STOP_S = 3.0  # how long deactivation waits for the robot to come to rest
 
@@ -74,6 +77,8 @@ class PolicyNode(LifecycleNode):
         self._server = ParameterServer(self, PolicyNodeParameters, lambda: self._session is not None)
         self._stop_requested = stop_requested or threading.Event()
         self.interface = PolicyInterface(self)
+        # rclpy's own answer raises where a transition is impossible, through the executor and out of the process.
+        self._change_state, self._service_change_state.callback = self._service_change_state.callback, self._on_change_state
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/resume", self._on_resume)
         self.interface.every(0.1, self._watch_worker)
@@ -231,6 +236,15 @@ class PolicyNode(LifecycleNode):
         return self._session
 
     # ---- inputs ----
+
+    def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        try:
+            return self._change_state(request, response)
+        except RCLError:
+            asked = request.transition.label or request.transition.id
+            self._say_refusal(f"transition {asked!r} is not possible while the node is {self.label}")
+            response.success = False
+            return response
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, lambda loop, _: loop.stop(), "stopped: call resume to go on")

@@ -153,7 +153,7 @@ def serve(
             return EXIT_WRONG_USE
         executor.add_node(node)
         while not signals.requested.is_set() and rclpy.ok():
-            executor.spin_once()
+            _spin_once(executor, node)
         _exit_anyway(_EXIT_DEADLINE_S)
         close(node)
         executor.remove_node(node)
@@ -161,6 +161,14 @@ def serve(
         executor.shutdown(timeout_sec=1.0)
         rclpy.try_shutdown()
     return signals.exit_code
+
+
+def _spin_once(executor: SingleThreadedExecutor, node: Node) -> None:
+    """What a callback raises is logged: not even one of rclpy's own services may end the process and with it the robot's control."""
+    try:
+        executor.spin_once()
+    except Exception as error:
+        node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}", throttle_duration_sec=1.0)
 
 
 def _exit_anyway(seconds: float) -> None:
