@@ -33,12 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if last.exists() and not arguments.resume:
         raise ConfigError(f"{last} exists: use --resume to go on, or another --out")
     resume = load_checkpoint(last) if arguments.resume else None
+    if arguments.init and arguments.transfer:
+        raise ConfigError("--init and --transfer are two ways to begin: give one")
     init = load_checkpoint(arguments.init) if arguments.init and not resume else None
+    transfer = load_checkpoint(arguments.transfer) if arguments.transfer and not resume else None
     texts = [line for path in _text_files(arguments) for line in path.read_text(encoding="utf-8").splitlines()]
     questions = QuestionDataset(arguments.questions, config.data.val_fraction) if arguments.questions else None
     processes = Processes.join(config.run.device)
     board = Board(arguments.out / "tensorboard" if arguments.tensorboard and processes.leads else None)
-    trainer = Trainer(config, dataset, arguments.out, resume=resume, init=init, texts=texts, questions=questions, processes=processes, board=board)
+    trainer = Trainer(config, dataset, arguments.out, resume=resume, init=init, transfer=transfer, texts=texts, questions=questions, processes=processes, board=board)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     _log.info(
         "%.2f M parameters, %d frames to train on, %d held out, K=%d",
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from the weights of another run")
+    parser.add_argument("--transfer", type=Path, metavar="CHECKPOINT", help="start anew with what fits of another run's weights, such as to teach answers to a policy that acts")
     parser.add_argument("--texts", type=Path, metavar="FILE", help="further texts, one a line, whose words the tokenizer should know; default: texts.txt of the data")
     parser.add_argument("--tensorboard", action="store_true", help="also write the metrics to OUT/tensorboard (needs the package tensorboard)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the final metrics as JSON")

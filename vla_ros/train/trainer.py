@@ -40,6 +40,7 @@ from vla_ros.train.prefetch import Prefetcher
 from vla_ros.train.questions import QuestionDataset, QuestionMaker, measure_answers
 from vla_ros.train.shape import policy_config
 from vla_ros.train.tokenizer import train_tokenizer
+from vla_ros.train.transfer import transfer_weights
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Trainer:
         out: output folder.
         resume: state of a `last.pt` to go on from exactly.
         init: state of a checkpoint whose weights and tokenizer to start from.
+        transfer: state of a checkpoint of another shape or vocabulary, of which what fits is taken over.
         texts: further texts whose words the tokenizer should know.
         questions: pictures with questions to train on as well; needs model.answer_tokens.
         processes: that train together.
@@ -70,6 +72,7 @@ class Trainer:
         *,
         resume: dict[str, Any] | None = None,
         init: dict[str, Any] | None = None,
+        transfer: dict[str, Any] | None = None,
         texts: Sequence[str] = (),
         questions: QuestionDataset | None = None,
         processes: Processes | None = None,
@@ -87,12 +90,15 @@ class Trainer:
         self.tokenizer = restore_tokenizer(earlier) if earlier else self._learn_tokenizer([*texts, *(questions.texts() if questions else ())])
         self.model_config = policy_config(config, dataset, self.tokenizer, PolicyConfig.from_dict(earlier["model_config"]) if earlier else None)
         if earlier and PolicyConfig.from_dict(earlier["model_config"]) != self.model_config:
-            raise ConfigError("the checkpoint's policy has another shape: use the same model settings and data contract, or start anew")
+            raise ConfigError("the checkpoint's policy has another shape: use the same model settings and data contract, begin from it with --transfer, or start anew")
         self.meta = replace(dataset.meta, action=self.model_config.action)
         self.model = make_policy(self.model_config)
         self._set_proprio_stats()
         if not earlier:
             self._load_vision()
+        if transfer and not earlier:
+            begun = transfer_weights(self.model, self.tokenizer, transfer)
+            _log.info("%d tensors and %d words taken over; new are %s", len(begun.taken), begun.words, ", ".join(begun.fresh) or "none")
         if init:
             self.model.load_state_dict(init["averaged"])
         averaged = make_policy(self.model_config)

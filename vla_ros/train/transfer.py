@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of one policy as the beginning of another with other words or pieces: what fits is taken over, the rest starts anew.
+
+So a policy that only acts can be taught to answer: the new vocabulary has words of questions that the old one would spell letter by letter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from vla_ros.core.errors import ConfigError
+from vla_ros.model.config import PolicyConfig
+from vla_ros.model.policy import Policy
+from vla_ros.train.checkpoint import restore_tokenizer
+
+EMBEDDING = "tokens.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What a new policy begins with: tensors taken over and left as they were made, and words of its vocabulary that the old one had."""
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    words: int
+
+
+@torch.no_grad()
+def transfer_weights(model: Policy, tokenizer: Tokenizer, state: dict[str, Any]) -> Transfer:
+    """Copies every tensor of the checkpoint's averaged policy that has the same name and shape; embeddings follow their token, not their id.
+
+    Raises:
+        ConfigError: nothing but embeddings fits.
+    """
+    old, old_config, old_ids = state["averaged"], PolicyConfig.from_dict(state["model_config"]), restore_tokenizer(state).get_vocab()
+    own = model.state_dict()
+    fitting = [name for name, tensor in own.items() if name != EMBEDDING and name in old and old[name].shape == tensor.shape]
+    if not fitting or old[EMBEDDING].shape[1] != own[EMBEDDING].shape[1]:
+        raise ConfigError("the checkpoint's policy has another width: nothing of it can be taken over")
+    for name in fitting:
+        own[name].copy_(old[name])
+    shared = [(own_id, old_ids[token]) for token, own_id in tokenizer.get_vocab().items() if token in old_ids]
+    pairs = torch.tensor(shared)
+    own[EMBEDDING][pairs[:, 0]] = old[EMBEDDING][pairs[:, 1]]
+    if model.config.num_bins == old_config.num_bins:
+        first, old_first = model.config.first_action_token, old_config.first_action_token
+        own[EMBEDDING][first : first + model.config.num_bins] = old[EMBEDDING][old_first : old_first + old_config.num_bins]
+    fresh = sorted(set(own) - set(fitting) - {EMBEDDING})
+    return Transfer(taken=tuple(fitting), fresh=tuple(fresh), words=len(shared))
