@@ -17,7 +17,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from vla_ros.processes import Process, own_ros_environment, vla_command
+from vla_ros.processes import Process, die_with_parent, own_ros_environment, vla_command
 
 pytest.importorskip("websockets", reason="websockets is missing: pip install '.[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -113,9 +113,8 @@ def browser(tmp_path_factory):
     """Port of a Chromium's DevTools, with a profile of its own."""
     folder = tmp_path_factory.mktemp("chromium")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [CHROMIUM, *_FLAGS, f"--user-data-dir={folder}/profile", "about:blank"], stderr=log, start_new_session=True
-        )
+        command = [CHROMIUM, *_FLAGS, f"--user-data-dir={folder}/profile", "about:blank"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent)
     said = folder / "profile" / "DevToolsActivePort"
     try:
         wait(lambda: process.poll() is not None or (said.exists() and said.read_text().strip()), "Chromium is up", 60.0)
