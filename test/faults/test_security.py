@@ -85,3 +85,23 @@ def test_row_63_a_participant_without_permission_cannot_instruct(domain, tmp_pat
     }
     done = subprocess.run([sys.executable, "-c", _STRANGER], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "permission" in done.stderr.lower(), done.stderr
+
+
+@pytest.mark.ros
+def test_row_63_where_security_is_demanded_and_the_middleware_has_none_nothing_starts(domain, tmp_path):
+    """The packages of PyPI bring a Fast DDS that was built without security: it must refuse, not run open."""
+    if has_security():
+        pytest.skip("this Fast DDS has security plugins: the test above enforces them")
+    enclave = tmp_path / "enclaves" / "vla_policy"
+    enclave.mkdir(parents=True)
+    for name in ("identity_ca.cert.pem", "cert.pem", "key.pem", "permissions_ca.cert.pem", "governance.p7s", "permissions.p7s"):
+        (enclave / name).write_text("never read", encoding="utf-8")
+    environment = os.environ | {
+        "ROS_SECURITY_KEYSTORE": str(tmp_path),
+        "ROS_SECURITY_ENABLE": "true",
+        "ROS_SECURITY_STRATEGY": "Enforce",
+        "ROS_SECURITY_ENCLAVE_OVERRIDE": "/vla_policy",
+    }
+    command = [sys.executable, "-m", "vla_ros.ros.run", "--autostart", "false"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "security" in done.stderr.lower(), done.stderr
