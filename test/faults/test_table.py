@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def test_a_failed_or_missing_test_fails_its_row():
     text = faults.document(table)
     assert "| 9 | jump larger than v_max·dt | dropped once, LATCH when it repeats |  | no test |" in text
     assert "1 failed, 60 no test, 1 passed, 1 skipped." in text
+
+
+def test_the_safety_page_names_tests_that_exist():
+    text = (faults.ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test/\w+/\w+\.py::\w+)`", text))
+    assert len(named) > 15
+    assert not named - set(faults.tests_in_files())
+    assert all((faults.ROOT / path).is_file() for path in re.findall(r"`(test/\w+/\w+\.py)`", text))
