@@ -18,7 +18,7 @@ from vla_ros.cli import COMMANDS
 from vla_ros.core.safety import Level, StatusCode
 
 ROOT = Path(vla_ros.__file__).resolve().parents[1]
-GUIDES = ("getting_started", "concepts", "own_robot", "troubleshooting")
+GUIDES = ("getting_started", "concepts", "own_robot", "console", "troubleshooting")
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="an installed package has no docs")
 TOPICS = {"/instruction", "/diagnostics", "/vla_policy/status"}
 SERVICES = {"/vla_policy/stop", "/vla_policy/resume"}
