@@ -29,6 +29,7 @@ from vla_ros.train.ewc import Consolidation, EwcPenalty, consolidate, sampled_lo
 from vla_ros.train.heap import keep_heap
 from vla_ros.train.interrupt import StopOnSignal
 from vla_ros.train.losses import Metrics, PolicyLoss
+from vla_ros.train.parallel import map_tensors
 from vla_ros.train.rehearsal import rehearsal_weights
 from vla_ros.train.trainer import Trainer
 
@@ -94,12 +95,14 @@ def consolidate_policy(policy: Policy, dataset: Dataset, tokenizer: Tokenizer, c
 def measure(policy: Policy, maker: BatchMaker, loss: PolicyLoss, frames: int) -> dict[str, float]:
     """Loss of the action tokens and validation metrics on held-out frames."""
     metrics, total, labels = Metrics(maker.meta), 0.0, 0
+    device = next(policy.parameters()).device
     with torch.inference_mode():
         for batch in maker.validation_batches(frames):
-            output = Trainer.forward(policy.eval(), batch)
-            total += len(batch.text_NT) * float(loss.action(output, batch))
+            output = Trainer.forward(policy.eval(), map_tensors(batch, lambda tensor: tensor.to(device)))
+            answered = replace(output, action_NQA=policy.chunk_logits(output))
+            total += len(batch.text_NT) * float(loss.action(map_tensors(output, Tensor.cpu), batch))
             labels += len(batch.text_NT)
-            metrics.add(replace(output, action_NQA=policy.chunk_logits(output)), batch)
+            metrics.add(map_tensors(answered, Tensor.cpu), batch)
     return {"loss_action": total / labels, **metrics.result()}
 
 

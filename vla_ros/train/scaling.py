@@ -145,7 +145,7 @@ def count_flop(trainer: Trainer) -> int:
 
     Only matrix products and convolutions count, as is usual. The model and its gradients stay as they were.
     """
-    batch = trainer.maker.training_batch(0)
+    batch = trainer.on_device(trainer.maker.training_batch(0))
     state = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}  # batch norms move in a forward pass
     random_state = torch.get_rng_state()
     with FlopCounterMode(display=False) as counter:

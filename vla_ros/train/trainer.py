@@ -156,7 +156,7 @@ class Trainer:
         model, loss = self.averaged.model, PolicyLoss(self.meta, self.config.loss, device=self.device)
         with torch.inference_mode():
             for batch in self.maker.validation_batches(self.config.run.val_frames):
-                batch = self._on_device(batch)
+                batch = self.on_device(batch)
                 output = self.forward(model, batch)
                 _, parts = loss(output, batch)
                 if model.action_head is not None:
@@ -206,13 +206,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        part = self._on_device(self.processes.part_of(batch))
+        part = self.on_device(self.processes.part_of(batch))
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
             if self.progress < self.config.run.vision_fraction:
                 total = self.loss.vision(self.model.see(part.images), part)
                 parts = {"total": total.detach(), "vision": total.detach()}
             else:
-                told_N2 = self._on_device(self.processes.part_of(self._tell(batch)))
+                told_N2 = self.on_device(self.processes.part_of(self._tell(batch)))
                 total, parts = policy_objective(self.model, self.loss, self.config.loss, part, told_N2, self.processes)
         total.backward()
         self.processes.average_gradients(self.model)
@@ -257,7 +257,8 @@ class Trainer:
         self.elapsed_s, stop = self.processes.agree([elapsed_s, float(self.stop_requested)])
         self.stop_requested = bool(stop)
 
-    def _on_device(self, value: Any) -> Any:
+    def on_device(self, value: Any) -> Any:
+        """`value` with its tensors where the model is."""
         return value if self.device == "cpu" else map_tensors(value, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def _restore(self, state: dict[str, Any]) -> None:
