@@ -106,4 +106,3 @@ class Program:
         """An error with the end of its log, for the caller to raise."""
         tail = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
         return VlaError(f"{self.name} {reason}; the end of {self.log}:\n{tail}")
-
