@@ -35,6 +35,7 @@ COMMAND_TYPES = {
 }
 _LIMIT_SLACK = 0.01  # rad or m, as activation allows
 _MANY_PIXELS = 16  # a picture so many times larger than the policy's is mostly thrown away
+_MUCH_CROPPED = 0.3  # more than from 4:3 to a square (a quarter): then parts of the scene are missing
 _RELIABLE, _BEST_EFFORT, _VOLATILE, _LATCHED = "RELIABLE", "BEST_EFFORT", "VOLATILE", "TRANSIENT_LOCAL"
 
 
@@ -240,13 +241,24 @@ def _pictures(view: _View, camera: Any, name: str, topic: str, sample: dict[str,
     ):
         good = False
         yield finding
-    pixels = sample.get("height", 0) * sample.get("width", 0)
-    if pixels > _MANY_PIXELS * camera.height * camera.width:
-        remedy = "a lower resolution at the driver costs less time; nothing is wrong otherwise"
-        found = f"{sample['width']}x{sample['height']}, the policy sees {camera.width}x{camera.height}"
-        yield Finding(name=name, state=WARN, found=found, remedy=remedy)
+    if encoding is not None and (found := _size(sample["height"], sample["width"], camera)):
+        yield Finding(name=name, state=WARN, found=found[0], remedy=found[1])
     if good:
         yield Finding(name=name, state=OK, found=f"{encoding or sample.get('format')} at {sample['rate_hz']:.0f} Hz")
+
+
+def _size(height: int, width: int, camera: Any) -> tuple[str, str] | None:
+    """What is wrong with a picture's size for this camera of the bundle, and the remedy."""
+    found = f"{width}x{height}, the policy sees {camera.width}x{camera.height}"
+    if height < camera.height or width < camera.width:
+        return f"{found}: enlarged pictures are blurred", f"set the driver's resolution to {camera.width}x{camera.height} or more"
+    lost = 1.0 - min(height * camera.width, width * camera.height) / max(height * camera.width, width * camera.height)
+    if lost > _MUCH_CROPPED:
+        remedy = f"choose a resolution of the driver with the sides {camera.width}:{camera.height}, as the policy was trained with"
+        return f"{found}: {lost:.0%} of the picture is cut off at the sides", remedy
+    if height * width > _MANY_PIXELS * camera.height * camera.width:
+        return found, "a lower resolution at the driver costs less time; nothing is wrong otherwise"
+    return None
 
 
 def _command(view: _View) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.doctor_environment import check_environment, ros_processes
 from vla_ros.doctor_graph import judge
 from vla_ros.finding import FAIL, OK, WARN, Finding, last_line
-from vla_ros.robot import Kinematics
+from vla_ros.robot import Kinematics, RobotDescription
 from vla_ros.ros.parameters import PolicyNodeParameters, changed, from_ros, parameter_specs
 from vla_ros.ros.session import Contract
 from vla_ros.runtime.policy import check_robot
@@ -115,7 +115,18 @@ def load_contract(parameters: PolicyNodeParameters) -> tuple[Contract | None, li
         remedy = f"use the robot description that the bundle was made for, or a bundle for {contract.robot.name}"
         return None, [Finding(name="bundle and robot", state=FAIL, found=str(error), remedy=remedy)]
     found = f"{contract.bundle.manifest.name} ({contract.bundle.sha256[:12]}) drives {contract.robot.name}"
-    return contract, [Finding(name="bundle and robot", state=OK, found=found)]
+    return contract, [Finding(name="bundle and robot", state=OK, found=found), *check_limits(contract.robot, contract.robot_path)]
+
+
+def check_limits(robot: RobotDescription, path: Path) -> list[Finding]:
+    """Velocities in the robot's YAML that its URDF does not allow: the node takes the URDF's in silence."""
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))["joint_limits"]
+    wanted = {joint: float(table[joint]["max_velocity"]) for joint in robot.joint_names}
+    faster = [f"{n} {wanted[n]:g} (URDF {v:g})" for n, v in zip(robot.joint_names, robot.limits.velocity) if wanted[n] > v]
+    if not faster:
+        return []
+    remedy = f"lower max_velocity in {path}, or correct the URDF if the robot is really that fast; until then the URDF's holds"
+    return [Finding(name="limits", state=WARN, found=f"max_velocity above the URDF's: {', '.join(faster)}", remedy=remedy)]
 
 
 def _contract_remedy(text: str) -> str:

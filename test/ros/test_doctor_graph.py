@@ -153,6 +153,22 @@ def test_a_wrong_encoding(make_cell):
     assert "rgb8" in finding.remedy and "depth" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "words"),
+    [(48, 64, ("64x48", "blurred", "or more")), (128, 384, ("384x128", "cut off", "as the policy was trained with"))],
+    ids=["too small", "other sides"],
+)
+def test_a_wrong_camera_size(make_cell, height, width, words):
+    def resize(camera, message):
+        if camera == "front":
+            message.height, message.width, message.step = height, width, 3 * width
+            message.encoding, message.data = "rgb8", bytes(3 * width * height)
+
+    cell = make_cell()
+    cell.robot.alter_image = resize
+    one(cell.look(until=has_topics(*_ALL)), WARN, "camera front", *words)
+
+
 def test_compressed_where_raw_is_expected(make_cell):
     from sensor_msgs.msg import CompressedImage
 
@@ -269,6 +285,15 @@ def test_limits_that_are_missing_in_the_yaml(tiny_bundle, own_robot):
     own_robot.write_text(yaml.safe_dump(description))
     finding = one(contract_findings(model=str(tiny_bundle), robot=str(own_robot)), FAIL, "max_acceleration")
     assert "docs/own_robot.md" in finding.remedy or "joint_limits" in finding.remedy
+
+
+def test_limits_outside_those_of_the_urdf(tiny_bundle, own_robot):
+    description = yaml.safe_load(own_robot.read_text())
+    description["joint_limits"]["elbow_joint"]["max_velocity"] = 99.0
+    own_robot.write_text(yaml.safe_dump(description))
+    contract, findings = load_contract(PolicyNodeParameters(model=str(tiny_bundle), robot=str(own_robot)))
+    finding = one(findings, WARN, "limits", "elbow_joint 99")
+    assert contract is not None and f"lower max_velocity in {own_robot}" in finding.remedy
 
 
 def test_a_robot_that_is_described_nowhere(tiny_bundle, tmp_path):
