@@ -29,10 +29,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vla_ros import __version__
 from vla_ros.core.action import ActionSpec
+from vla_ros.core.embodiment import TABLETOP, embodiment_of
 from vla_ros.core.errors import ConfigError
-from vla_ros.core.manifest import ContextSpec, Manifest, ProprioSpec, VocabularySpec
+from vla_ros.core.manifest import ContextSpec, Manifest, VocabularySpec
 from vla_ros.core.plan import PlanSlot, PlanSpec
-from vla_ros.core.tabletop import BASE_FRAME, JOINT_NAMES, PROMPT_TEMPLATE, PROPRIO_NAMES, ROBOT
+from vla_ros.core.tabletop import PROMPT_TEMPLATE
 from vla_ros.export_answers import FILES as ANSWER_FILES
 from vla_ros.export_answers import ParityError, export_answers
 from vla_ros.model.cross_attention import make_policy
@@ -174,14 +175,15 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
     """The contract of the files in `folder`."""
     policy = restore_policy(state)
     config, data = policy.config, state["data"]
-    state_tokens, plan = 1 + bool(config.touch_dim), _plan_spec(data)
+    body = embodiment_of(data.get("embodiment", TABLETOP.name))
+    state_tokens, plan = 1 + bool(config.touch_dim), _plan_spec(data, body.base_frame)
     files = {"policy": POLICY_FILE, **(ANSWER_FILES if policy.answers is not None else {})}
     return Manifest(
         name=name,
         description=description or "Tabletop arm that reaches, pushes, picks, puts and stacks what a typed instruction names.",
-        robot=ROBOT,
+        robot=body.robot,
         cameras=config.cameras,
-        proprio=tuple(_proprio_spec(entry) for entry in PROPRIO_NAMES),
+        proprio=body.proprio,
         action=ActionSpec.from_dict(data["action"]),
         vocabulary=VocabularySpec(
             size=config.vocab_size, first_action_token=config.first_action_token, num_action_tokens=config.num_bins,
@@ -262,14 +264,9 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         node.doc_string = ""
 
 
-def _proprio_spec(name: str) -> ProprioSpec:
-    metres = name == "gripper_joint" or name in ("tool_x", "tool_y", "tool_z")
-    return ProprioSpec(name=name, unit="m" if metres else "rad", source="joint" if name in JOINT_NAMES else "tool")
-
-
-def _plan_spec(data: dict[str, Any]) -> PlanSpec:
+def _plan_spec(data: dict[str, Any], frame: str) -> PlanSpec:
     places = [
-        PlanSlot(name=name, low=low, high=high, unit="m", frame=BASE_FRAME)
+        PlanSlot(name=name, low=low, high=high, unit="m", frame=frame)
         for name, low, high in zip("xy", data["point_low"], data["point_high"])
     ]
     return PlanSpec(slots=(PlanSlot(name="phase", words=tuple(data["phases"])), *places))

@@ -60,6 +60,7 @@ class PolicyConfig:
     text_tokens: int = TEXT_TOKENS
     cameras: tuple[CameraSpec, ...] = CAMERAS
     proprio_dim: int = len(PROPRIO_NAMES)
+    proprio: tuple[str, ...] = PROPRIO_NAMES
     wave_count: int = 4
     action: ActionSpec = ACTION_SPEC
     moved_state: tuple[tuple[str, str], ...] = MOVED_STATE
@@ -105,8 +106,8 @@ class PolicyConfig:
         if not self.seen_tokens or not all(0 <= token < self.first_action_token for token in self.seen_tokens):
             raise ConfigError(f"model.seen_tokens must be text ids below {self.first_action_token}, got {self.seen_tokens}")
         for dim, entry in self.moved_state:
-            if dim not in self.action.names or entry not in PROPRIO_NAMES:
-                raise ConfigError(f"model.moved_state: {dim} must be one of {list(self.action.names)}, {entry} of {list(PROPRIO_NAMES)}")
+            if dim not in self.action.names or entry not in self.proprio:
+                raise ConfigError(f"model.moved_state: {dim} must be one of {list(self.action.names)}, {entry} of {list(self.proprio)}")
         if not self.cameras:
             raise ConfigError("the policy needs at least one camera: set model.cameras")
         for camera in self.cameras:
@@ -185,7 +186,7 @@ class PolicyConfig:
             values["action"] = ActionSpec.from_dict(values["action"], "model.action")
         if "moved_state" in values:
             values["moved_state"] = tuple((dim, entry) for dim, entry in values["moved_state"])
-        for key in ("stem_channels", "seen_tokens"):
+        for key in ("stem_channels", "seen_tokens", "proprio"):
             if key in values:
                 values[key] = tuple(values[key])
         return cls(**values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vla_ros.core.tabletop import PROPRIO_NAMES
 from vla_ros.model.config import PolicyConfig
 
 CERTAIN = 30.0  # margin of a committed token's logit: a probability of 1 in float32
@@ -44,7 +43,7 @@ class Anchor(nn.Module):
         spec = config.action
         relative_D = torch.tensor([dim.relative for dim in spec.dims])
         width_D = torch.tensor((spec.high_D - spec.low_D) / spec.num_bins, dtype=torch.float32)
-        pairs = [(spec.index(dim), PROPRIO_NAMES.index(entry)) for dim, entry in config.moved_state]
+        pairs = [(spec.index(dim), config.proprio.index(entry)) for dim, entry in config.moved_state]
         self._dims, self._entries = [d for d, _ in pairs], [e for _, e in pairs]
         self.register_buffer("low_D", torch.tensor(spec.low_D, dtype=torch.float32), persistent=False)
         self.register_buffer("width_D", width_D, persistent=False)

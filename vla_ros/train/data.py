@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vla_ros.core.action_tokens import ActionTokenizer
 from vla_ros.core.errors import ConfigError, InstructionTooLong
-from vla_ros.core.tabletop import CAMERAS, PROMPT_TEMPLATE, TEXT_TOKENS
+from vla_ros.core.tabletop import PROMPT_TEMPLATE, TEXT_TOKENS
 from vla_ros.model.config import PolicyConfig, grid_of
 from vla_ros.train.augment import insert_foreign_words, jitter_pictures
 from vla_ros.train.config import DataConfig
@@ -106,7 +106,7 @@ class BatchMaker:
         frames = sum(len(rows) for _, rows in drawn)
         picked = [_pick_labels(rng, len(rows), shard.arrays["actions"].shape[1], labels) for shard, rows in drawn]
         text_NT, actions_NHD, committed_N, plan_N3 = self._labels(drawn, picked)
-        pictures = {camera.name: np.concatenate([self._pictures(shard, rows, camera.name) for shard, rows in drawn]) for camera in CAMERAS}
+        pictures = {camera.name: np.concatenate([self._pictures(shard, rows, camera.name) for shard, rows in drawn]) for camera in self.dataset.meta.body.cameras}
         committed_NH = np.arange(actions_NHD.shape[1]) < committed_N[:, None]
         withheld_B = np.zeros(frames, dtype=bool)
         if augment:
@@ -119,7 +119,7 @@ class BatchMaker:
         seen = object_targets(
             np.concatenate([shard.arrays["object_uv"][rows] for shard, rows in drawn]),
             np.concatenate([shard.arrays["object_class"][rows] for shard, rows in drawn]),
-            grid_of(CAMERAS[0]),
+            grid_of(meta.body.cameras[0]),
             (len(meta.colours), len(meta.kinds)),
         )
         arrays = {

@@ -101,7 +101,7 @@ class Dataset:
         known = {shard.path for shard in self.shards} | self._refused
         added = 0
         for source, folder in enumerate(self.folders):
-            for path in find_shards(folder):
+            for path in find_shards(folder, self.metas[source].body):
                 if path in known:
                     continue
                 try:

@@ -44,7 +44,7 @@ def write_memory(folder: Path, out: Path, episodes: int, val_fraction: float, se
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder for the memory")
     meta = read_meta(folder)
-    shards = [open_shard(path, meta) for path in find_shards(folder)]
+    shards = [open_shard(path, meta) for path in find_shards(folder, meta.body)]
     known = [(index, int(episode)) for index, shard in enumerate(shards) for episode in np.unique(shard.arrays["episode"]) if not is_held_out(episode, val_fraction)]
     if not 0 < episodes <= len(known):
         raise ConfigError(f"{folder} has {len(known)} episodes to train on, a memory of {episodes} was asked for")

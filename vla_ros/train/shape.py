@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from vla_ros.core.action import ActionSpec
+from vla_ros.core.embodiment import TABLETOP, Embodiment
 from vla_ros.core.errors import ConfigError
 from vla_ros.model.config import PolicyConfig
 from vla_ros.train.action_bins import quantile_spec
@@ -33,11 +35,24 @@ def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer, e
         "action": action.to_dict(),
         "plan_phases": len(meta.phases),
         "seen_tokens": word_ids(tokenizer, [*meta.colours, *meta.kinds]),
+        **_of_body(meta.body),
     }
     clash = sorted(set(fixed) & set(config.model))
     if clash:
         raise ConfigError(f"the data fix model.{', model.'.join(clash)}: remove these settings")
     return PolicyConfig.from_dict({**config.model, **fixed})
+
+
+def _of_body(body: Embodiment) -> dict[str, Any]:
+    """What another body than the tabletop's fixes: its cameras and its proprioception."""
+    if body is TABLETOP:
+        return {}
+    return {
+        "cameras": [camera.to_dict() for camera in body.cameras],
+        "proprio_dim": len(body.proprio),
+        "proprio": body.proprio_names,
+        "moved_state": body.moved_state,
+    }
 
 
 def _action_of(config: TrainConfig, dataset: Dataset, earlier: PolicyConfig | None) -> ActionSpec:

@@ -16,13 +16,13 @@ import numpy as np
 import yaml
 
 from vla_ros.core.action import ActionSpec
+from vla_ros.core.embodiment import TABLETOP, Embodiment, embodiment_of
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.schema import Fields
-from vla_ros.core.tabletop import CAMERAS, PROPRIO_NAMES
 
 FORMAT_VERSION = 2
 OPTIONAL = ("touch",)  # contact forces of the fingers in N, float32 [N, P]; NaN where not measured
-ARRAYS = ("front", "wrist", "proprio", "text_index", "actions", "committed", "plan", "object_uv", "object_class", "episode", "frame")
+ARRAYS = ("proprio", "text_index", "actions", "committed", "plan", "object_uv", "object_class", "episode", "frame")
 
 
 class DataError(ConfigError):
@@ -41,11 +41,17 @@ class DatasetMeta:
     point_low: tuple[float, float]
     point_high: tuple[float, float]
     action: ActionSpec
+    embodiment: str = TABLETOP.name
     provenance: dict[str, Any]
+
+    @property
+    def body(self) -> Embodiment:
+        """Whose cameras and proprioception the shards hold."""
+        return embodiment_of(self.embodiment)
 
     def check_same(self, other: DatasetMeta, where: str) -> None:
         """Raises DataError unless the arrays of both datasets mean the same."""
-        for name in ("phases", "colours", "kinds", "point_low", "point_high", "action"):
+        for name in ("phases", "colours", "kinds", "point_low", "point_high", "action", "embodiment"):
             if getattr(self, name) != getattr(other, name):
                 raise DataError(f"{where}: {name} differs from the first dataset's ({getattr(other, name)} against {getattr(self, name)})")
 
@@ -65,7 +71,7 @@ def read_meta(folder: Path) -> DatasetMeta:
     low, high = (_point(bounds, key) for key in ("low", "high"))
     if not (low[0] < high[0] and low[1] < high[1]):
         raise bounds.refuse(f"low {list(low)} must lie below high {list(high)}")
-    known = {"format_version", "K", "M", "phases", "colours", "kinds", "plan", "action"}
+    known = {"format_version", "K", "M", "phases", "colours", "kinds", "plan", "action", "embodiment"}
     return DatasetMeta(
         labels=fields.integer("K", 1),
         objects=fields.integer("M", 1),
@@ -75,6 +81,7 @@ def read_meta(folder: Path) -> DatasetMeta:
         point_low=low,
         point_high=high,
         action=ActionSpec.from_dict(fields.raw("action"), f"{path}: action"),
+        embodiment=embodiment_of(fields.text("embodiment", default=TABLETOP.name)).name,
         provenance={key: value for key, value in values.items() if key not in known},
     )
 
@@ -104,7 +111,7 @@ def open_shard(path: Path, meta: DatasetMeta) -> Shard:
     Raises:
         DataError: a file is missing, truncated, of the wrong shape or type, not finite, or out of range; names file and row.
     """
-    arrays = {name: load_array(path / f"{name}.npy") for name in (*ARRAYS, *OPTIONAL) if name in ARRAYS or (path / f"{name}.npy").exists()}
+    arrays = {name: load_array(path / f"{name}.npy") for name in (*_names(meta.body), *OPTIONAL) if name not in OPTIONAL or (path / f"{name}.npy").exists()}
     rows = len(arrays["episode"]) if arrays["episode"].ndim else 0
     if not rows:
         raise DataError(f"{path / 'episode.npy'} is empty: delete the shard or collect it again")
@@ -133,11 +140,11 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def _expected(meta: DatasetMeta, rows: int) -> dict[str, tuple[type, tuple[int, ...]]]:
-    pictures = {camera.name: (np.uint8, (rows, *camera.shape)) for camera in CAMERAS}
+    pictures = {camera.name: (np.uint8, (rows, *camera.shape)) for camera in meta.body.cameras}
     labels, objects = meta.labels, meta.objects
     return {
         **pictures,
-        "proprio": (np.float32, (rows, len(PROPRIO_NAMES))),
+        "proprio": (np.float32, (rows, len(meta.body.proprio))),
         "text_index": (np.int32, (rows, labels)),
         "actions": (np.float32, (rows, labels, *meta.action.shape)),
         "committed": (np.int8, (rows, labels)),
@@ -178,7 +185,11 @@ def _check_touch(path: Path, touch: np.ndarray, rows: int) -> None:
         raise DataError(f"{path}: row {np.argwhere(np.isinf(touch))[0][0]}: forces must be finite, or NaN where not measured")
 
 
-def find_shards(folder: Path) -> list[Path]:
+def _names(body: Embodiment) -> tuple[str, ...]:
+    return (*(camera.name for camera in body.cameras), *ARRAYS)
+
+
+def find_shards(folder: Path, body: Embodiment = TABLETOP) -> list[Path]:
     """Finished shard folders, in order. One with a suffix, or that lacks a file, is not listed: its writer may be at work."""
-    names = [f"{name}.npy" for name in ARRAYS] + ["instructions.json"]
+    names = [f"{name}.npy" for name in _names(body)] + ["instructions.json"]
     return [path for path in sorted(folder.glob("shard_*")) if not path.suffix and all((path / name).is_file() for name in names)]
