@@ -36,7 +36,7 @@ soak: $(VENV)/.ready-test
 
 gazebo-test: $(VENV)/.ready-test
 	@tools/gazebo_classic.sh setup; status=$$?; [ $$status != 77 ] || exit 0; [ $$status = 0 ] || exit $$status; \
-	  $(VENV)/bin/python -m pytest test/sim/gazebo $(PYTEST_ARGS)
+	  VLA_GAZEBO_TEST=1 $(VENV)/bin/python -m pytest test/sim/gazebo $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-test
 	@$(VENV)/bin/ruff check vla_ros test launch setup.py

@@ -9,6 +9,7 @@ root=${VLA_GAZEBO_ROOT:-/var/cache/vla_ros/gazebo}
 suite=bullseye
 packages="gazebo xvfb libgl1-mesa-dri"
 ready=$root/.vla-ready
+fortress=$root/opt/fortress # unpacked, not installed: the SDF checker and the topic tool of Gazebo Fortress, from this machine's own suite
 
 say() { printf 'gazebo: %s\n' "$*"; }
 skip() { printf 'gazebo: skipped: %s\n' "$*" >&2; exit 77; }
@@ -32,7 +33,7 @@ setup() {
   mkdir -p "$root"
   local log=$root.log
   say "installing Gazebo Classic 11 from $from $suite into $root (2 to 5 minutes; log: $log)"
-  { install_debootstrap && bootstrap "$from" && install_gazebo; } >"$log" 2>&1 || { tail -n 8 "$log" >&2; say "failed, see $log" >&2; return 1; }
+  { install_debootstrap && bootstrap "$from" && install_gazebo && unpack_fortress; } >"$log" 2>&1 || { tail -n 8 "$log" >&2; say "failed, see $log" >&2; return 1; }
   touch "$ready"
   say "ready in $root"
 }
@@ -59,6 +60,19 @@ install_gazebo() {
   # shellcheck disable=SC2086
   chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages
   chroot "$root" apt-get clean
+}
+
+unpack_fortress() { # not everywhere to be had (Debian 12 has it): without it the tests that use it are skipped
+  local wanted="libsdformat12-12 sdformat-sdf ignition-transport-cli" packages
+  mkdir -p "$fortress/deb"
+  # shellcheck disable=SC2086
+  packages=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances $wanted |
+    grep -E '^(libignition|libsdformat|libprotobuf|libzmq|libnorm|libpgm|libsodium|libtinyxml2|liburdfdom|libconsole-bridge|libsqlite3|libbsd0|libgssapi|libkrb5|ignition-|sdformat)' | sort -u)
+  # shellcheck disable=SC2086
+  (cd "$fortress/deb" && apt-get -q download $packages) || { rm -rf "$fortress"; return 0; }
+  local package
+  for package in "$fortress"/deb/*.deb; do dpkg -x "$package" "$fortress"; done
+  rm -rf "$fortress/deb"
 }
 
 run() {

@@ -16,15 +16,11 @@ from vla_ros.core.paths import bundle_dir
 from vla_ros.core.tabletop import CAMERAS
 from vla_ros.expert_policy import ExpertPolicy
 from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.gazebo.classic_server import gazebo_root
 from vla_ros.sim.gazebo.classic_transport import GazeboError
 from vla_ros.sim.gazebo.env import GazeboTabletop
 from vla_ros.sim.tasks import FAMILIES
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(gazebo_root() is None, reason="Gazebo Classic 11 is not here: sudo make gazebo-test"),
-]
+pytestmark = [pytest.mark.gazebo, pytest.mark.slow]
 SEED = 7
 
 

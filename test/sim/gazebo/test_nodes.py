@@ -16,16 +16,11 @@ pytest.importorskip("rclpy")
 from vla_ros.core.paths import robot_config_path
 from vla_ros.processes import Process, own_ros_environment, vla_command
 from vla_ros.robot import RobotDescription
-from vla_ros.sim.gazebo.classic_server import gazebo_root
 from vla_ros.sim.gazebo.classic_transport import ClassicConnection
 from vla_ros.sim.gazebo.messages import classic
 from vla_ros.sim.gazebo.sdf import TIMESTEP_S, WORLD_NAME
 
-pytestmark = [
-    pytest.mark.ros,
-    pytest.mark.slow,
-    pytest.mark.skipif(gazebo_root() is None, reason="Gazebo Classic 11 is not here: sudo make gazebo-test"),
-]
+pytestmark = [pytest.mark.gazebo, pytest.mark.ros, pytest.mark.slow]
 START_S, ANSWER_S = 120.0, 60.0
 _HOME = RobotDescription.load(robot_config_path("tabletop_arm")).home
 
