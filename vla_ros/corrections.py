@@ -24,7 +24,7 @@ from vla_ros.core.paths import bundle_dir
 from vla_ros.sim.collect import LABELS, EpisodeRecorder, collect
 
 FIRST_SEED = 60_000_000
-_DELAY_MS = (40.0, 320.0)
+_DELAY_MS = (20.0, 320.0)
 _LIMIT_S = 12.0
 
 
