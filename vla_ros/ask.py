@@ -7,7 +7,6 @@ With ``--measure N`` the questions come from the simulator, whose ground truth k
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,6 @@ def measure(answerer: Answerer, pictures: int, split: str) -> dict[str, Any]:
 
 def draw_questions(pictures: int, split: str) -> Iterator[tuple[np.ndarray, Any]]:
     """Pictures of evaluation scenes with a question each."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.sim.question_data import CAMERA, QuestionRecorder
 
     recorder = QuestionRecorder(1, split, randomize_look=1.0)

@@ -7,7 +7,6 @@ takes a fixed simulated time, so that a result depends neither on the machine's 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -305,7 +304,6 @@ def load_closed_loop(bundle: str, *, provider: str = "cpu", threads: int = 1, si
         make_loop: ``ClosedLoop`` (None), or another class with its arguments ``env``, ``policy`` and ``cameras``.
     """
     make_loop = make_loop or ClosedLoop
-    os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.core.paths import bundle_dir
     from vla_ros.expert_policy import ExpertPolicy
     from vla_ros.runtime.bundle import load_bundle

@@ -123,7 +123,6 @@ def _begin_worker() -> None:
     """One thread a worker; both libraries read this while they load."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ[name] = "1"
-    os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _play_one(spec: EpisodeSpec, bundle: str, control: str, arguments: dict[str, Any]) -> EpisodeResult:

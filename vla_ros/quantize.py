@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -163,7 +162,6 @@ class RecordingBackend:
 
 def record_inputs(bundle: Bundle, first_seed: int, count: int) -> list[Inputs]:
     """Graph inputs of ``count`` observations, spread over episodes that the policy plays in scenes from ``first_seed`` on."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.closed_loop import ClosedLoop, EpisodeSpec
     from vla_ros.evaluate import FAMILIES
     from vla_ros.runtime.policy import Policy

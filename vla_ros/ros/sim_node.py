@@ -18,8 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     add_parameter_arguments(parser, SimParameters)
     parser.add_argument("--gazebo", dest="simulator", action="store_const", const="gazebo", help="the same as --simulator gazebo")
     arguments = parser.parse_args(ours)
-    # Both are read while MuJoCo and Mesa load. Mesa's software renderer would take every core, also the control loop's.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    # Read while Mesa loads: its software renderer would take every core, also the control loop's.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     from vla_ros.ros.simulator import SimNode
 

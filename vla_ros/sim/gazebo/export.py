@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +44,6 @@ def default_folder() -> Path:
 
 def export(seed: int = 0, look: float = 0.0) -> dict[str, str]:
     """File name to SDF text of the scene of ``seed``, each block where it was laid down."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
     from vla_ros.sim.gazebo.plan import ScenePlan
     from vla_ros.sim.gazebo.sdf import world_sdf
 

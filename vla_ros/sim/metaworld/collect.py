@@ -272,7 +272,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seed {options.seed} belongs to evaluation: use {FIRST_TRAINING_SEED} or more")
     if options.episodes_per_task < 1 or options.workers < 1 or not 0.0 <= options.disturb <= 1.0:
         parser.error("--episodes-per-task and --workers must be positive, --disturb in 0 to 1")
-    os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "1")
     tasks = tuple(MetaWorldTask(task).family for task in tasks_of(options.env))
     write_meta(options.out, options.seed, options.disturb)
