@@ -66,6 +66,27 @@ def test_the_first_label_is_what_the_hand_then_did(shard):
     assert np.abs(moved - told).max() < 0.08 and np.dot(moved, told) > 0.0
 
 
+def test_labels_are_what_the_expert_foresees():
+    """Read from the track, they equal the chunk that the expert plays in its own copy of the physics."""
+    recorder = module.DemonstrationRecorder()
+    frames, _ = recorder.episode("drawer-open-v3", FIRST_TRAINING_SEED)
+    recorder.env.reset(FIRST_TRAINING_SEED, family="drawer-open-v3")
+    expected = METAWORLD.action.clip(recorder.expert.chunk(np.zeros((0, METAWORLD.action.num_dims))))
+    np.testing.assert_allclose(frames[0]["actions"][0], expected, atol=1e-5)
+    assert frames[0]["committed"][0] == 0
+
+
+def test_no_label_says_a_push():
+    track = module._Track()
+    for step in range(80):
+        track.add(np.array([0.01 * step, 0.0, 0.0]), 1.0, 20 <= step < 25)  # the push ends with action 12 of a chunk from step 0
+    rng = np.random.default_rng(0)
+    committed = [label["committed"] if (label := track.labels(step, np.zeros(3), rng)) else None for step in range(48)]
+    assert committed[0] is None and committed[12] is None
+    assert committed[13][0] == 6 and committed[24][0] == 1 and committed[25][0] == 0
+    assert all(label is None or (label[1] >= label[0] and label[1] > 0) for label in committed)
+
+
 def test_shards_that_are_there_are_kept(folder, shard, monkeypatch):
     monkeypatch.setattr(module, "record_round", None)  # would be called for a missing one
     rounds = module.plan_rounds(("handle-press-v3",), 2, FIRST_TRAINING_SEED, 0.0)

@@ -2,16 +2,17 @@
 """Demonstrations of the scripted experts: ``vla collect --env metaworld:mt50``.
 
 As many successful episodes a task as asked for (the public data sets have fifty); a failed one is thrown away and counted. Every 50 ms of an
-episode give one frame: the picture, proprioception, and two labels. A label is an instruction with the chunk that the expert would do from
-just that state: the first as it goes on undisturbed, the second after committed steps that stray a little, or stand still, or go astray.
-With ``--disturb`` the hand is pushed now and then, so that recoveries are in the data: no longer the public setting, and named so.
+episode give one frame: the picture, proprioception, and two labels, instructions with the chunk that the expert did from then on. The first
+says all of the chunk, the second goes on after committed steps. An episode is played on beyond its success until its last chunk is complete.
+With ``--disturb`` the hand is pushed now and then, so that recoveries are in the data: no longer the public setting, and named so. No label
+says a push: one that a chunk begins with is among its committed steps, and frames with a later one are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -26,13 +27,13 @@ import yaml
 from vla_ros.core.embodiment import METAWORLD, METAWORLD_HORIZON_STEPS, METAWORLD_STEP_S
 from vla_ros.core.image import prepare_image
 from vla_ros.sim.collect import FIRST_TRAINING_SEED, FORMAT_VERSION, write_shard
-from vla_ros.sim.metaworld.env import MetaWorldEnv
+from vla_ros.sim.metaworld.env import MetaWorldEnv, gripper_position
 from vla_ros.sim.metaworld.expert import PHASES, ScriptedExpert
 from vla_ros.sim.metaworld.tasks import MetaWorldTask, nouns, phrasings, tasks_of
 from vla_ros.sim.metaworld.words import NOUNS, PHRASINGS
 
 EPISODES_PER_TASK = 50
-LABELS = 2
+LABELS = 2  # of a frame
 OBJECTS = 2  # what is moved, and where to
 ROLES = ("thing", "target")
 KINDS = tuple(sorted({noun for pair in NOUNS.values() for noun in pair}))
@@ -41,9 +42,10 @@ EPISODES_PER_ROUND, TASKS_PER_SHARD = 5, 10
 _SEEDS_PER_ROUND = 1_000
 _MAX_TRIES = 50  # of a round; an expert that succeeds in less than a tenth of its episodes is none
 _STEPS_PER_FRAME = 4
-_COMMITTED, _COMMITTED_SHARES = (0, 1, 2, 4, 6), (0.35, 0.20, 0.15, 0.15, 0.15)  # a step is 25 ms
-_KINDS, _KIND_SHARES = ("near", "rest", "stray"), (0.80, 0.10, 0.10)
-_OFFSET_M, _DRIFT_M, _STRAY_M_S = 0.003, 0.002, 0.5
+_STEPS_PER_ACTION = round(METAWORLD.action.dt_s / METAWORLD_STEP_S)
+_WINDOW = METAWORLD.action.horizon * _STEPS_PER_ACTION  # steps of a chunk
+_COMMITTED, _COMMITTED_SHARES = np.array((1, 2, 4, 6)), np.array((0.3, 0.25, 0.25, 0.2))  # actions of 25 ms
+_PUSH_STEPS, _CALM_STEPS = (2, 9), 44  # of a push, and at least from one to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +81,38 @@ class DemonstrationRecorder:
         """The frames of one episode until its success, and what became of it."""
         rng = np.random.default_rng([seed, 1])
         self.env.reset(seed, family=task)
-        pushes = _Pushes(rng, self._disturb)
-        frames: list[dict[str, Any]] = []
+        pushes, track = _Pushes(rng, self._disturb), _Track()
+        frames: dict[int, dict[str, Any]] = {}
         first = int(rng.integers(_STEPS_PER_FRAME))
         for step in range(METAWORLD_HORIZON_STEPS):
             if step == 0 or step % _STEPS_PER_FRAME == first:
-                frames.append(self.frame(rng))
-            self.env.act(pushes.change(self.expert.action()))
+                frames[step] = self._seen(rng)
+            self._act(track, pushes)
             if self.env.success():
                 break
-        return frames, EpisodeRecord(task=task, seed=seed, success=self.env.success(), steps=step + 1)
+        record = EpisodeRecord(task=task, seed=seed, success=self.env.success(), steps=step + 1)
+        if not record.success:
+            return [], record
+        for _ in range(_WINDOW):
+            self._act(track, _Pushes(rng, 0.0))
+        labels = {step: track.labels(step, frame["proprio"][:3], rng) for step, frame in frames.items()}
+        return [frames[step] | label for step, label in labels.items() if label is not None], record
 
-    def frame(self, rng: np.random.Generator) -> dict[str, Any]:
-        """One frame of the present state."""
-        seen, spec, camera = self.env.observe(), METAWORLD.action, METAWORLD.cameras[0]
-        clean_HD = self.expert.chunk(np.zeros((0, spec.num_dims)))
-        straying_PD = draw_committed(rng, clean_HD, spec.clip, seen.joint_positions_J)
-        chunks = (clean_HD, self.expert.chunk(straying_PD))
-        committed = (rng.choice(_COMMITTED, p=_COMMITTED_SHARES), len(straying_PD))
+    def _act(self, track: _Track, pushes: _Pushes) -> None:
+        wanted = self.expert.action()
+        action = pushes.change(wanted)
+        self.env.act(action)
+        track.add(self.env.hand_target(), action[3], action is not wanted)
+
+    def _seen(self, rng: np.random.Generator) -> dict[str, Any]:
+        """What a frame holds besides its labels."""
+        seen, camera = self.env.observe(), METAWORLD.cameras[0]
         words = phrasings(self.env.task)
         place = np.clip(self.expert.place()[:2], PLAN_LOW, PLAN_HIGH)
         return {
             camera.name: prepare_image(seen.images[camera.name], camera.height, camera.width),
             "proprio": seen.joint_positions_J.astype(np.float32),
             "texts": [words[rng.integers(len(words))] for _ in range(LABELS)],
-            "actions": np.stack([spec.clip(chunk) for chunk in chunks]).astype(np.float32),
-            "committed": np.array(committed, dtype=np.int8),
             "plan": np.array([[self.expert.phase(), *place]] * LABELS, dtype=np.float32),
             **self._objects(),
         }
@@ -118,21 +126,33 @@ class DemonstrationRecorder:
         }
 
 
-def draw_committed(
-    rng: np.random.Generator, clean_HD: np.ndarray, clip: Callable[[np.ndarray], np.ndarray], joint_positions_J: np.ndarray
-) -> np.ndarray:
-    """Committed steps, [P, D], that are not quite the expert's: a policy's own earlier chunk is what a robot is carrying out."""
-    count = int(rng.choice(_COMMITTED[1:], p=np.array(_COMMITTED_SHARES[1:]) / sum(_COMMITTED_SHARES[1:])))
-    kind = rng.choice(_KINDS, p=_KIND_SHARES)
-    steps_PD = clean_HD[:count].copy()
-    if kind == "near":
-        steps_PD[:, :3] += rng.normal(0.0, _OFFSET_M, 3) + np.cumsum(rng.normal(0.0, _DRIFT_M, (count, 3)), axis=0)
-        return clip(steps_PD)
-    direction = rng.normal(0.0, 1.0, 3)
-    velocity = direction / np.linalg.norm(direction) * (_STRAY_M_S * rng.random() if kind == "stray" else 0.0)
-    steps_PD[:, :3] = rng.normal(0.0, _OFFSET_M, 3) + velocity * METAWORLD.action.dt_s * np.arange(1, count + 1)[:, None]
-    steps_PD[:, 3] = rng.choice([clean_HD[0, 3], joint_positions_J[3]])
-    return clip(steps_PD)
+class _Track:
+    """What the hand was told step by step, from which chunks are read afterwards."""
+
+    def __init__(self) -> None:
+        self._targets: list[np.ndarray] = []
+        self._efforts: list[float] = []
+        self._pushed: list[bool] = []
+
+    def add(self, target: np.ndarray, effort: float, pushed: bool) -> None:
+        """One step: where the hand's target then was (m), the fingers' effort, and whether it was a push instead of the expert's."""
+        self._targets.append(target)
+        self._efforts.append(effort)
+        self._pushed.append(pushed)
+
+    def labels(self, step: int, hand: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        """The chunk that began at ``step`` with the hand at ``hand`` and how much of it is committed; None where it ends in a push."""
+        pushed = np.flatnonzero(self._pushed[step : step + _WINDOW])
+        least = int(pushed[-1]) // _STEPS_PER_ACTION + 1 if len(pushed) else 0
+        if least > _COMMITTED[-1]:
+            return None
+        shares = _COMMITTED_SHARES * (_COMMITTED >= least)
+        drawn = int(rng.choice(_COMMITTED, p=shares / shares.sum()))
+        ends = np.arange(step, step + _WINDOW, _STEPS_PER_ACTION) + _STEPS_PER_ACTION - 1
+        moves = np.array([self._targets[end] for end in ends]) - hand
+        grips = gripper_position(np.array([self._efforts[end] for end in ends]))
+        chunk = METAWORLD.action.clip(np.column_stack([moves, grips])).astype(np.float32)
+        return {"actions": np.stack([chunk] * LABELS), "committed": np.array([least, drawn], dtype=np.int8)}
 
 
 class _Pushes:
@@ -140,13 +160,14 @@ class _Pushes:
 
     def __init__(self, rng: np.random.Generator, probability: float) -> None:
         self._rng, self._probability = rng, probability
-        self._left, self._step = 0, np.zeros(3)
+        self._left, self._calm, self._step = 0, 0, np.zeros(3)
 
     def change(self, action: np.ndarray) -> np.ndarray:
         """The action to take in place of ``action``; ``probability`` is that of a push beginning within 50 ms."""
-        if self._left == 0 and self._rng.random() < self._probability / _STEPS_PER_FRAME:
-            self._left = int(self._rng.integers(2, 9))
-            self._step = self._rng.uniform(-1.0, 1.0, 3)
+        if self._left == 0 and self._calm == 0 and self._rng.random() < self._probability / _STEPS_PER_FRAME:
+            self._left = int(self._rng.integers(*_PUSH_STEPS))
+            self._calm, self._step = self._left + _CALM_STEPS, self._rng.uniform(-1.0, 1.0, 3)
+        self._calm = max(self._calm - 1, 0)
         if self._left == 0:
             return action
         self._left -= 1
