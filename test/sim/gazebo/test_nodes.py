@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("zmq", reason="needs pyzmq (extra gazebo)")
 pytest.importorskip("rclpy")
 
-from vla_ros.core.paths import robot_config_path
+from vla_ros.core.paths import bundle_dir, robot_config_path
 from vla_ros.processes import Process, own_ros_environment, vla_command
 from vla_ros.robot import RobotDescription
 from vla_ros.sim.gazebo.classic_transport import ClassicConnection
@@ -30,6 +31,7 @@ class Rig:
 
     def __init__(self, bundle, logs):
         from sensor_msgs.msg import JointState
+        from trajectory_msgs.msg import JointTrajectory
 
         from vla_ros.ros import qos
         from vla_ros.ros.observer import Observer
@@ -41,11 +43,12 @@ class Rig:
         policy = ("--model", str(bundle), "--autostart", "false", "--ros-args", "-p", "use_sim_time:=true")
         self.sim = Process("vla_sim", vla_command("sim", *sim), logs / "sim.log")
         self.policy = Process("vla_policy", vla_command("run", *policy), logs / "policy.log")
-        self.states, self.joints = [], []
+        self.states, self.joints, self.commands = [], [], []
         self.observer = Observer(
             ("front", "wrist"), keep_pictures=False, on_change=lambda seen: self.states.append((seen.state, seen.code))
         )
         self.observer.node.create_subscription(JointState, "joint_states", self.joints.append, qos.SENSOR)
+        self.observer.node.create_subscription(JointTrajectory, "command", self._on_command, qos.COMMAND)
         self.until(self.observer.has_pictures, "pictures come", START_S)
         self.observer.activate_policy(START_S)
         self.until(self.observer.is_connected, "both nodes hear the operator", START_S)
@@ -55,9 +58,13 @@ class Rig:
             ends = "\n".join(f"{p.name}: {p.log_tail(6)}" for p in (self.sim, self.policy))
             pytest.fail(f"not within {timeout_s} s: {what}; last: {self.states[-6:]}\n{ends}")
 
-    def act(self):
+    def _on_command(self, message):
+        """Keeps positions and velocities of the state that is commanded for now; what follows it is the way to a stop."""
+        self.commands.append(np.array([message.points[0].positions, message.points[0].velocities]))
+
+    def act(self, instruction="go"):
         """The robot carries out an instruction."""
-        self.observer.give("go")
+        self.observer.give(instruction)
         self.until(lambda: self.observer.seen.code == "ACTING", "the robot acts")
         self.states.clear()
 
@@ -91,14 +98,25 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def rig(still_bundle, tmp_path_factory):
+def running(bundle, logs):
     before = dict(os.environ)
-    rig = Rig(still_bundle, tmp_path_factory.mktemp("logs"))
+    rig = Rig(bundle, logs)
     yield rig
     rig.close()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def rig(still_bundle, tmp_path_factory):
+    """With a policy that commands the robot to stay where it is."""
+    yield from running(still_bundle, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture
+def moving_rig(tmp_path):
+    """With the shipped policy."""
+    yield from running(bundle_dir("tabletop"), tmp_path)
 
 
 def test_joint_states_are_gazebos(rig):
@@ -151,6 +169,11 @@ def test_a_fifth_of_real_time_is_no_latch(rig):
         physics = gazebo.advertise("physics", "Physics")
         physics.publish(classic.Physics(real_time_update_rate=0.2 / TIMESTEP_S))
         rig.until(lambda: _factor(rig) < 0.3, "time goes slowly")
+        rig.joints.clear()
+        start_s = time.monotonic()
+        rig.until(lambda: len(rig.joints) > 1 and rig.stamps_s()[-1] - rig.stamps_s()[0] > 0.6, "simulated time passes")
+        assert time.monotonic() - start_s > 2.0, "the server was not slow"
+        rig.until(lambda: rig.observer.seen.code == "ACTING", "the robot acts at that pace")
         physics.publish(classic.Physics(real_time_update_rate=1.0 / TIMESTEP_S))
         rig.until(lambda: rig.observer.seen.code == "ACTING", "the robot acts")
     assert not rig.was_latched()
@@ -170,12 +193,24 @@ def test_a_camera_that_is_removed_holds_and_a_new_scene_brings_it_back(rig):
     rig.act()
 
 
-def test_a_killed_bridge_leaves_neither_a_gazebo_nor_a_moving_command(rig):
-    rig.act()
+def test_a_killed_bridge_leaves_neither_a_gazebo_nor_a_moving_command(moving_rig):
+    """The bridge is where the time comes from, so to the node its end is a clock that stands still: it comes to rest and waits."""
+    rig = moving_rig
+    rig.act("pick up the blue cube")
+    rig.until(lambda: bool(rig.commands) and _speed(rig.commands[-1]) > 0.1, "the arm moves")
     os.kill(rig.sim.pid, signal.SIGKILL)
-    rig.until(lambda: rig.observer.seen.state != "acting" and rig.observer.seen.code != "ACTING", "the node stops acting")
+    rig.until(lambda: rig.observer.seen.code == "CLOCK_PAUSED" or rig.observer.seen.state == "holding", "the node stops acting")
+    rig.until(lambda: _speed(rig.commands[-1]) == 0.0, "the command comes to rest")
+    rest = rig.commands[-1]
+    rig.commands.clear()
     rig.until(lambda: not _is_open(rig.port), "Gazebo has ended with its bridge")
+    rig.observer.spin_until(lambda: len(rig.commands) > 50, 2.0)
+    assert all(np.array_equal(command, rest) for command in rig.commands)
     assert not rig.was_latched()
+
+
+def _speed(command):
+    return np.abs(command[1]).max()
 
 
 def _is_open(port):

@@ -14,7 +14,8 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.sim.env import CONTROL_PERIOD_S, SimObservation
 from vla_ros.sim.gazebo.classic_server import ClassicServer
 from vla_ros.sim.gazebo.classic_world import ClassicWorld
-from vla_ros.sim.gazebo.judged import JudgedScene, Picture
+from vla_ros.sim.gazebo.judged import JudgedScene
+from vla_ros.sim.gazebo.newest import Picture
 from vla_ros.sim.gazebo.plan import object_name
 from vla_ros.sim.gazebo.sdf import WORLD_NAME, world_sdf
 from vla_ros.sim.gazebo.sim_world import SimWorld

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from vla_ros.robot.kinematics import Kinematics
 from vla_ros.sim.env import SimObservation
 from vla_ros.sim.gazebo.arm import ARM
 from vla_ros.sim.gazebo.joints import Pose
+from vla_ros.sim.gazebo.newest import Picture
 from vla_ros.sim.gazebo.plan import ScenePlan, object_name
 from vla_ros.sim.success import SuccessCheck
 from vla_ros.sim.tasks import ObjectRef, Task, all_tasks
@@ -21,14 +21,6 @@ from vla_ros.sim.world import ObjectState, WorldState, is_feasible
 
 FINGER_LINKS = (f"{ARM}::left_finger_link", f"{ARM}::right_finger_link")
 _SHORTEST_S = 0.001
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One camera's newest picture, rgb8 uint8 [height, width, 3]."""
-
-    stamp_ns: int
-    rgb_HWC: np.ndarray
 
 
 class GazeboWorld(Protocol):

@@ -6,9 +6,7 @@ The world must be one that ``vla sim export-sdf`` has written. All values are th
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,21 +15,18 @@ from vla_ros.robot.description import RobotDescription
 from vla_ros.sim.gazebo.arm import ARM
 from vla_ros.sim.gazebo.classic_transport import GazeboError
 from vla_ros.sim.gazebo.gz_transport import GzNode, default_partition
-from vla_ros.sim.gazebo.joints import Pose
-from vla_ros.sim.gazebo.judged import Picture
 from vla_ros.sim.gazebo.messages import sim
+from vla_ros.sim.gazebo.newest import NewestReadings, link_of, nanoseconds, pose_of
 from vla_ros.sim.gazebo.sdf import WORLD_NAME
 from vla_ros.sim.gazebo.systems import FINGERS, JOINT_STATE_TOPIC, contact_topic, image_topic, position_topic
 from vla_ros.sim.scene import CAMERAS
 
 POSE_TOPIC = f"/world/{WORLD_NAME}/dynamic_pose/info"
 CLOCK_TOPIC = f"/world/{WORLD_NAME}/clock"
-_RGB8 = 3
-_NS = 1_000_000_000
 _CONTACT_LASTS_NS = 100_000_000  # the sensor is silent while nothing touches
 
 
-class SimWorld:
+class SimWorld(NewestReadings):
     """Subscribes to everything that the tabletop needs. Call ``close``.
 
     Args:
@@ -43,13 +38,11 @@ class SimWorld:
     """
 
     def __init__(self, robot: RobotDescription, partition: str | None = None) -> None:
+        super().__init__()
         self._names = robot.joint_names
-        self._changed = threading.Condition()
-        self.time_ns = self._joints_ns = -1
+        self._joints_ns = -1
         self._positions = robot.home.copy()
-        self._objects: dict[str, Pose] = {}
         self._contacts: dict[str, tuple[int, list[tuple[str, str]]]] = {}
-        self._pictures: dict[str, Picture] = {}
         self._node = GzNode(partition or default_partition())
         self._node.subscribe(CLOCK_TOPIC, "Clock", self._on_clock)
         self._node.subscribe(JOINT_STATE_TOPIC, "Model", self._on_joints)
@@ -71,44 +64,26 @@ class SimWorld:
         with self._changed:
             return self._joints_ns, self._positions.copy()
 
-    def objects(self) -> dict[str, Pose]:
-        """Pose of every movable model but the arm."""
-        with self._changed:
-            return dict(self._objects)
-
     def contacts(self) -> list[tuple[str, str]]:
         """Pairs of ``model::link`` that touched in the last tenth of a second, of which one is a finger."""
         recent = [pairs for stamp_ns, pairs in self._contacts.values() if self.time_ns - stamp_ns <= _CONTACT_LASTS_NS]
         return [pair for pairs in recent for pair in pairs]
 
-    def picture(self, camera: str) -> Picture | None:
-        """The newest picture, None before the first."""
-        return self._pictures.get(camera)
-
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-        """Waits until what arrives makes ``condition`` true.
-
-        Raises:
-            GazeboError: it did not in time.
-        """
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while not condition():
-                if time.monotonic() > deadline:
-                    raise GazeboError(
-                        f"no {what} from Gazebo in {timeout_s:g} s: start `gz sim -r config/gazebo/tabletop.sdf` with the same GZ_PARTITION as here"
-                    )
-                self._changed.wait(0.1)
-
     def close(self) -> None:
         """Ends all connections."""
         self._node.close()
+
+    def _raise_if_lost(self, what: str, timeout_s: float, is_late: bool) -> None:
+        if is_late:
+            raise GazeboError(
+                f"no {what} from Gazebo in {timeout_s:g} s: start `gz sim -r config/gazebo/tabletop.sdf` with the same GZ_PARTITION as here"
+            )
 
     # ---- callbacks, in the node's thread ----
 
     def _on_clock(self, message: Any) -> None:
         with self._changed:
-            self.time_ns = _nanoseconds(message.sim)
+            self.time_ns = nanoseconds(message.sim)
             self._changed.notify_all()
 
     def _on_joints(self, message: Any) -> None:
@@ -117,37 +92,18 @@ class SimWorld:
             return
         with self._changed:
             self._positions = np.array([found[name] for name in self._names])
-            self._joints_ns = _nanoseconds(message.header.stamp)
+            self._joints_ns = nanoseconds(message.header.stamp)
             self._changed.notify_all()
 
     def _on_poses(self, message: Any) -> None:
-        poses = {pose.name: _pose(pose) for pose in message.pose if pose.name != ARM}
+        poses = {pose.name: pose_of(pose) for pose in message.pose if pose.name != ARM}
         with self._changed:
             self._objects.update(poses)  # links are among them under names that no model has
             self._changed.notify_all()
 
     def _on_contacts(self, finger: str, message: Any) -> None:
-        pairs = [(_link_of(c.collision1.name), _link_of(c.collision2.name)) for c in message.contact]
-        self._contacts[finger] = (_nanoseconds(message.header.stamp), pairs)
+        pairs = [(link_of(c.collision1.name), link_of(c.collision2.name)) for c in message.contact]
+        self._contacts[finger] = (nanoseconds(message.header.stamp), pairs)
 
     def _on_image(self, camera: str, message: Any) -> None:
-        if message.pixel_format_type != _RGB8:
-            return
-        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, : 3 * message.width]
-        picture = Picture(_nanoseconds(message.header.stamp), rows.reshape(message.height, message.width, 3))
-        with self._changed:
-            self._pictures[camera] = picture
-            self._changed.notify_all()
-
-
-def _nanoseconds(stamp: Any) -> int:
-    return stamp.sec * _NS + stamp.nsec
-
-
-def _pose(pose: Any) -> Pose:
-    p, q = pose.position, pose.orientation
-    return np.array([p.x, p.y, p.z]), np.array([q.w, q.x, q.y, q.z])
-
-
-def _link_of(collision: str) -> str:
-    return collision.rpartition("::")[0]
+        self._keep_picture(camera, message.header.stamp, message, message.pixel_format_type)
