@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def ros():
 
 def start_demo(bundle: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vla_ros.cli", "demo", "--model", str(bundle), "--out", str(out), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    obeys = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell, tests too, begin with it ignored
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=obeys)
 
 
 def processes_of(out: Path) -> list[str]:

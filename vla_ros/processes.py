@@ -113,8 +113,12 @@ def wait_until(condition, timeout_s: float, period_s: float = 0.05) -> bool:
 
 
 def die_with_parent() -> None:
-    """Runs in the child before exec: SIGTERM when the parent ends, however that happens."""
+    """Runs in the child before exec: SIGTERM when the parent ends, however that happens, and SIGINT is not ignored.
+
+    A shell's background jobs ignore SIGINT and would hand that on, and then nothing but a kill would stop a node.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _is_free(port: int) -> bool:

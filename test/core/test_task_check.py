@@ -223,7 +223,7 @@ def random_table(rng) -> Scene:
         x, y = np.array(cell) + rng.uniform(-0.03, 0.03, 2) + (rng.random() < 0.1) * rng.uniform(-0.3, 0.3, 2)
         positions[thing] = (x, y, HALF[thing.kind] + 0.1 * (rng.random() < 0.05))
         bare.append(thing)
-    blocks = [thing for thing in positions if thing.is_block]
+    blocks = [thing for thing in bare if thing.is_block]  # what carries another cannot be held
     held = blocks[rng.integers(len(blocks))] if blocks and rng.random() < 0.4 else None
     if held is not None:
         positions[held] = (*positions[held][:2], 0.2)
