@@ -20,6 +20,8 @@ EXTRAS = {
     "gazebo": ["pyzmq>=26", "protobuf>=5"],
     # Recordings: written as MCAP, read without ROS.
     "record": ["mcap>=1.2", "mcap-ros2-support>=0.5.5"],
+    # LeRobotDataset v3, and recordings of robots.
+    "dataset": ["pyarrow>=20", "av>=14", "mcap>=1.2", "mcap-ros2-support>=0.5.5"],
     # Meta-World's tasks and experts. Later versions are tied to one MuJoCo that is not ours.
     "metaworld": ["metaworld>=3.0,<3.1", "packaging"],
     "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],

@@ -13,7 +13,7 @@ import pytest
 import vla_ros
 
 PACKAGE = Path(vla_ros.__file__).resolve().parent
-ROOMS = ("core", "robot", "model", "train", "sim", "runtime", "ros", "importers")
+ROOMS = ("core", "robot", "model", "train", "sim", "runtime", "ros", "importers", "dataset")
 
 # What a room may import of the package, itself included.
 MAY_IMPORT = {
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "runtime": {"core", "robot", "runtime"},
     "ros": {"core", "robot", "sim", "runtime", "ros"},
     "importers": {"core", "robot", "model", "runtime", "importers"},
+    "dataset": {"core", "robot", "train", "ros", "dataset"},  # of ros only what decodes pictures, which knows no rclpy
 }
 # What must not even be loaded after importing all modules of a room.
 MUST_NOT_LOAD = {
@@ -36,6 +37,7 @@ MUST_NOT_LOAD = {
     "runtime": ("torch", "rclpy", "mujoco", "onnx"),
     "ros": ("torch",),
     "importers": ("rclpy", "mujoco", "transformers", "timm"),
+    "dataset": ("torch", "rclpy", "onnxruntime", "mujoco"),
 }
 PROGRAM = """
 import importlib, sys
@@ -83,6 +85,8 @@ def test_a_room_loads_nothing_that_is_not_its_own(room):
         pytest.importorskip("mujoco")
     if room == "importers":
         pytest.importorskip("safetensors")
+    if room == "dataset":
+        pytest.importorskip("pyarrow")
     loaded = loaded_by(modules) & set(MUST_NOT_LOAD[room])
     assert not loaded, f"vla_ros.{room} loads {sorted(loaded)}"
 

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "sim": Command(module="vla_ros.ros.sim_node", summary="the simulator as a ROS 2 node; `vla sim export-sdf` writes its worlds for Gazebo"),
     "run": Command(module="vla_ros.ros.run", summary="the policy node vla_policy"),
     "collect": Command(module="vla_ros.sim.collect", summary="record demonstrations of the scripted expert"),
+    "dataset": Command(module="vla_ros.dataset.command", summary="check datasets, exchange them with LeRobot, import recordings of a robot"),
     "correct": Command(module="vla_ros.corrections", summary="record what a policy runs into, labelled by the expert"),
     "train": Command(module="vla_ros.train.command", summary="train a policy on collected demonstrations"),
     "train-image-tokens": Command(module="vla_ros.train.image_tokens", summary="train a VQ-VAE, dVAE or masked autoencoder on recorded pictures"),
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Command] = {
 EXTRA_OF_MODULE = {
     "mujoco": "sim",
     "av": "sim",
+    "pyarrow": "dataset",
     "metaworld": "metaworld",
     "gymnasium": "metaworld",
     "mcap": "record",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,14 @@ def test_steps_of_metaworlds_chunks_are_whole_steps_of_its_benchmark():
     steps = METAWORLD.action.dt_s / METAWORLD.control_period_s
     np.testing.assert_allclose(steps, round(steps), atol=1e-12)
     np.testing.assert_allclose(METAWORLD.episode_limit_s, METAWORLD_HORIZON_STEPS * 0.0125)
+
+
+def test_a_body_of_ones_own_is_described_by_a_mapping():
+    body = replace(TABLETOP, name="mine", robot="ur5e")
+    assert embodiment_of(body.to_dict()) == body
+    for changes, message in (({"name": "tabletop"}, "ships with the package"), ({"moved_state": {"x": "tool_w"}}, "must lead from one of"), ({"fps": 5}, "unknown keys")):
+        with pytest.raises(ConfigError, match=message):
+            embodiment_of({**body.to_dict(), **changes})
 
 
 @pytest.mark.parametrize("find", [embodiment_of, embodiment_of_robot])

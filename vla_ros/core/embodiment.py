@@ -6,13 +6,16 @@ Simulators, demonstrations and training build on one of these; a bundle's manife
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from vla_ros.core import tabletop
 from vla_ros.core.action import ActionDim, ActionSpec
 from vla_ros.core.errors import ConfigError
 from vla_ros.core.manifest import ProprioSpec
 from vla_ros.core.observation import CameraSpec
+from vla_ros.core.schema import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,38 @@ class Embodiment:
     def proprio_names(self) -> tuple[str, ...]:
         """Names of the entries of proprioception."""
         return tuple(entry.name for entry in self.proprio)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "embodiment") -> Embodiment:
+        """A body that is none of ``EMBODIMENTS``, from a plain mapping: its data train and export like theirs, without a simulator.
+
+        Raises:
+            ConfigError: naming the key, what was expected and what came.
+        """
+        fields = Fields(data, where)
+        body = cls(
+            name=fields.text("name"), robot=fields.text("robot"), base_frame=fields.text("base_frame"),
+            cameras=tuple(CameraSpec.from_dict(entry, f"{where}: cameras") for entry in fields.items("cameras")),
+            proprio=tuple(ProprioSpec.from_dict(entry, f"{where}: proprio") for entry in fields.items("proprio")),
+            action=ActionSpec.from_dict(fields.raw("action"), f"{where}: action"),
+            moved_state=tuple((dim, str(entry)) for dim, entry in fields.mapping("moved_state").items()),
+            control_period_s=fields.number("control_period_s", tabletop.CONTROL_DT_S), episode_limit_s=fields.number("episode_limit_s", 25.0),
+        )  # fmt: skip
+        fields.finish()
+        if body.name in EMBODIMENTS:
+            raise fields.refuse(f"'{body.name}' is the name of an embodiment that ships with the package: choose another name")
+        for dim, entry in body.moved_state:
+            if dim not in body.action.names or entry not in body.proprio_names:
+                raise fields.refuse(f"moved_state: {dim}: {entry} must lead from one of {list(body.action.names)} to one of {list(body.proprio_names)}")
+        return body
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of ``from_dict``."""
+        return {
+            "name": self.name, "robot": self.robot, "base_frame": self.base_frame, "cameras": [camera.to_dict() for camera in self.cameras],
+            "proprio": [asdict(entry) for entry in self.proprio], "action": self.action.to_dict(), "moved_state": dict(self.moved_state),
+            "control_period_s": self.control_period_s, "episode_limit_s": self.episode_limit_s,
+        }  # fmt: skip
 
 
 def _joint(name: str, unit: str) -> ProprioSpec:
@@ -106,12 +141,14 @@ METAWORLD = Embodiment(
 EMBODIMENTS = {embodiment.name: embodiment for embodiment in (TABLETOP, METAWORLD)}
 
 
-def embodiment_of(environment: str) -> Embodiment:
-    """The embodiment of an environment such as ``tabletop`` or ``metaworld:drawer-open-v3``.
+def embodiment_of(environment: str | Mapping[str, Any]) -> Embodiment:
+    """The embodiment of an environment such as ``tabletop`` or ``metaworld:drawer-open-v3``, or the one that a mapping describes.
 
     Raises:
         ConfigError: listing those there are.
     """
+    if isinstance(environment, Mapping):
+        return Embodiment.from_dict(environment)
     name = environment.partition(":")[0]
     if name not in EMBODIMENTS:
         raise ConfigError(f"no environment '{environment}': it begins with one of {sorted(EMBODIMENTS)}, as in metaworld:drawer-open-v3")

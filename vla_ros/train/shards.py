@@ -41,7 +41,7 @@ class DatasetMeta:
     point_low: tuple[float, float]
     point_high: tuple[float, float]
     action: ActionSpec
-    embodiment: str = TABLETOP.name
+    embodiment: str | dict[str, Any] = TABLETOP.name  # a name, or a description as of ``Embodiment.from_dict``
     provenance: dict[str, Any]
 
     @property
@@ -81,9 +81,16 @@ def read_meta(folder: Path) -> DatasetMeta:
         point_low=low,
         point_high=high,
         action=ActionSpec.from_dict(fields.raw("action"), f"{path}: action"),
-        embodiment=embodiment_of(fields.text("embodiment", default=TABLETOP.name)).name,
+        embodiment=_embodiment(fields.raw("embodiment", TABLETOP.name), path),
         provenance={key: value for key, value in values.items() if key not in known},
     )
+
+
+def _embodiment(value: Any, path: Path) -> str | dict[str, Any]:
+    if not isinstance(value, (str, dict)):
+        raise DataError(f"{path}: 'embodiment' must be a name or a mapping, got {value!r}")
+    body = embodiment_of(value)
+    return body.name if isinstance(value, str) else body.to_dict()
 
 
 def _point(bounds: Fields, key: str) -> tuple[float, float]:
