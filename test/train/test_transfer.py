@@ -56,3 +56,12 @@ def test_pieces_that_are_new_start_anew(acting, dataset_folder, tmp_path, tiny_s
 def test_a_policy_of_another_width_is_refused(acting, dataset_folder, tmp_path, tiny_settings):
     with pytest.raises(ConfigError, match="another width"):
         answering(dataset_folder, tmp_path, tiny_settings, acting, width=48)
+
+
+def test_the_first_camera_keeps_its_eyes_under_another_name(acting, dataset_folder, tmp_path, tiny_run):
+    first = acting["model_config"]["cameras"][0]
+    renamed = {name.replace(f"cameras.{first['name']}.", "cameras.elsewhere."): tensor for name, tensor in acting["averaged"].items()}
+    state = {**acting, "averaged": renamed, "model_config": {**acting["model_config"], "cameras": [{**first, "name": "elsewhere"}]}}
+    trainer = Trainer(tiny_run, Dataset([dataset_folder], val_fraction=0.3), tmp_path / "renamed", transfer=state)
+    name = f"vision.cameras.{first['name']}.stem.embed.0.weight"
+    assert torch.equal(trainer.model.state_dict()[name], acting["averaged"][name])

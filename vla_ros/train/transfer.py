@@ -33,11 +33,15 @@ class Transfer:
 def transfer_weights(model: Policy, tokenizer: Tokenizer, state: dict[str, Any]) -> Transfer:
     """Copies every tensor of the checkpoint's averaged policy that has the same name and shape; embeddings follow their token, not their id.
 
+    The first camera sees with the eyes of the old policy's first camera, whatever their names.
+
     Raises:
         ConfigError: nothing but embeddings fits.
     """
-    old, old_config, old_ids = state["averaged"], PolicyConfig.from_dict(state["model_config"]), restore_tokenizer(state).get_vocab()
+    old, old_config, old_ids = dict(state["averaged"]), PolicyConfig.from_dict(state["model_config"]), restore_tokenizer(state).get_vocab()
     own = model.state_dict()
+    own_eyes, old_eyes = (f"vision.cameras.{config.cameras[0].name}." for config in (model.config, old_config))
+    old |= {own_eyes + name[len(old_eyes) :]: tensor for name, tensor in old.items() if name.startswith(old_eyes)}
     fitting = [name for name, tensor in own.items() if name != EMBEDDING and name in old and old[name].shape == tensor.shape]
     if not fitting or old[EMBEDDING].shape[1] != own[EMBEDDING].shape[1]:
         raise ConfigError("the checkpoint's policy has another width: nothing of it can be taken over")
