@@ -5,16 +5,18 @@ Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up th
 (with use_sim_time true unless given) and those below. docs/gazebo.md names the packages for each ROS distribution.
 """
 
+import tempfile
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, Shutdown
+import yaml
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PythonExpression
-from launch_ros.actions import Node
+from launch_ros.actions import Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(__file__).resolve().parents[1]  # share/vla_ros when installed, the clone's root otherwise
 CONFIG = SHARE / "config"
@@ -23,6 +25,11 @@ CONFIG = SHARE / "config"
 def is_value(argument: str, value: str) -> PythonExpression:
     """Whether a launch argument has this value."""
     return PythonExpression(["'", LaunchConfiguration(argument), f"' == '{value}'"])
+
+
+def is_not(argument: str, value: str) -> PythonExpression:
+    """Whether a launch argument has another value."""
+    return PythonExpression(["'", LaunchConfiguration(argument), f"' != '{value}'"])
 
 
 ARGUMENTS = [
@@ -41,27 +48,40 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "driver",
         default_value="bridge",
-        choices=["bridge", "direct"],
-        description="images, camera_info and clock by ros_gz_bridge, or by vla_sim over Gazebo's own transport",
+        choices=["bridge", "direct", "ros2_control"],
+        description="the arm by vla_sim, and images and clock by ros_gz_bridge (bridge) or vla_sim too (direct); or the arm by ros2_control",
     ),
     DeclareLaunchArgument(
         "bridge_config",
         default_value=str(CONFIG / "gazebo_bridge.yaml"),
         description="topics of ros_gz_bridge",
     ),
+    DeclareLaunchArgument(
+        "controllers",
+        default_value=str(CONFIG / "gazebo_controllers.yaml"),
+        description="controller manager and controllers of driver:=ros2_control",
+    ),
 ]
 
 
-def gazebo() -> list[ExecuteProcess]:
+def gazebo(context: LaunchContext) -> list[ExecuteProcess]:
     """The server and window, or a server alone; when it ends, so does everything."""
-    world = LaunchConfiguration("world")
-    server = ["gz", "sim", "-r", "-s", "--headless-rendering", world]
-    return [
-        ExecuteProcess(
-            cmd=["gz", "sim", "-r", world], condition=IfCondition(LaunchConfiguration("gui")), output="screen", on_exit=Shutdown()
-        ),
-        ExecuteProcess(cmd=server, condition=IfCondition(is_value("gui", "false")), output="screen", on_exit=Shutdown()),
-    ]
+    world, gui = (LaunchConfiguration(name).perform(context) for name in ("world", "gui"))
+    if LaunchConfiguration("driver").perform(context) == "ros2_control":
+        world = controlled(world, context)
+    screen = [] if gui == "true" else ["-s", "--headless-rendering"]
+    return [ExecuteProcess(cmd=["gz", "sim", "-r", *screen, world], output="screen", on_exit=Shutdown())]
+
+
+def controlled(world: str, context: LaunchContext) -> str:
+    """Writes the world with the arm under ros2_control, and says where."""
+    from vla_ros.sim.gazebo.ros2_control import controlled_world
+
+    controllers, namespace = (LaunchConfiguration(name).perform(context) for name in ("controllers", "namespace"))
+    text = controlled_world(Path(world).read_text(encoding="utf-8"), Path(controllers).resolve(), namespace)
+    file = Path(tempfile.mkdtemp(prefix="vla_ros_")) / Path(world).name
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 def bridge() -> Node:
@@ -72,7 +92,7 @@ def bridge() -> Node:
         name="gazebo_bridge",
         namespace=LaunchConfiguration("namespace"),
         parameters=[{"config_file": LaunchConfiguration("bridge_config"), "use_sim_time": True}],
-        condition=IfCondition(is_value("driver", "bridge")),
+        condition=IfCondition(is_not("driver", "direct")),
         output="screen",
     )
 
@@ -95,14 +115,45 @@ def driver() -> Node:
                 "use_sim_time": True,
             }
         ],
+        condition=IfCondition(is_not("driver", "ros2_control")),
         output="screen",
         emulate_tty=True,
     )
 
 
-def generate_launch_description() -> LaunchDescription:
-    """Arguments, Gazebo, its bridge, the arm's driver, and the policy on Gazebo's time."""
-    policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(SHARE / "launch" / "policy.launch.py")), launch_arguments={"use_sim_time": "true"}.items()
+def ros2_control(context: LaunchContext) -> list[Node]:
+    """What tells gz_ros2_control about the arm, and what starts its controllers."""
+    if LaunchConfiguration("driver").perform(context) != "ros2_control":
+        return []
+    from vla_ros.sim.gazebo.ros2_control import robot_description
+
+    robot = yaml.safe_load((CONFIG / "robots" / "tabletop_arm.yaml").read_text(encoding="utf-8"))
+    urdf = (CONFIG / "robots" / robot["urdf"]).read_text(encoding="utf-8")
+    namespace = LaunchConfiguration("namespace")
+    description = {"robot_description": ParameterValue(robot_description(urdf, robot["home"]), value_type=str), "use_sim_time": True}
+    publisher = Node(
+        package="robot_state_publisher", executable="robot_state_publisher", namespace=namespace, parameters=[description], output="screen"
     )
-    return LaunchDescription([*ARGUMENTS, *gazebo(), policy, bridge(), driver()])
+    names = ["joint_state_broadcaster", "arm_controller"]
+    spawner = Node(
+        package="controller_manager",
+        executable="spawner",
+        namespace=namespace,
+        arguments=[*names, "--controller-manager-timeout", "120"],
+        parameters=[{"use_sim_time": True}],
+        output="screen",
+    )
+    return [publisher, spawner]
+
+
+def policy() -> list:
+    """The policy on Gazebo's time; with ros2_control its command goes where joint_trajectory_controller listens."""
+    to_controller = SetRemap("command", "arm_controller/joint_trajectory", condition=IfCondition(is_value("driver", "ros2_control")))
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "policy.launch.py"))
+    return [to_controller, IncludeLaunchDescription(source, launch_arguments={"use_sim_time": "true"}.items())]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, the policy, Gazebo, what drives the arm in it and shows its cameras."""
+    actions = [OpaqueFunction(function=gazebo), bridge(), driver(), OpaqueFunction(function=ros2_control)]
+    return LaunchDescription([*ARGUMENTS, *policy(), *actions])

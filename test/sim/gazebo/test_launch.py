@@ -24,7 +24,7 @@ def declared():
 
 def test_arguments_are_documented_and_have_defaults():
     arguments = declared()
-    assert set(arguments) == {"world", "gui", "seed", "task", "driver", "bridge_config"}
+    assert set(arguments) == {"world", "gui", "seed", "task", "driver", "bridge_config", "controllers"}
     for name, keywords in arguments.items():
         assert "default_value" in keywords and len(keywords["description"].value) > 10, name
 

@@ -17,6 +17,7 @@ from vla_ros.sim.gazebo import export
 from vla_ros.sim.gazebo.classic_server import gazebo_root
 from vla_ros.sim.gazebo.gz_transport import GzNode
 from vla_ros.sim.gazebo.messages import sim
+from vla_ros.sim.gazebo.ros2_control import controlled_world
 
 pytestmark = pytest.mark.gazebo
 WORLDS = sorted(export.FILES.values())
@@ -44,6 +45,12 @@ def test_libsdformat_finds_the_world_valid(name, fortress):
     path = str(export.default_folder() / name)
     done = subprocess.run([sys.executable, "-S", "-c", check, path], env=fortress, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "Valid." in done.stdout and "Error" not in done.stderr, done.stderr
+
+
+def test_libsdformat_finds_the_world_for_ros2_control_valid(fortress, tmp_path):
+    world = (export.default_folder() / "tabletop.sdf").read_text(encoding="utf-8")
+    (tmp_path / "controlled.sdf").write_text(controlled_world(world, tmp_path / "controllers.yaml"), encoding="utf-8")
+    test_libsdformat_finds_the_world_valid(str(tmp_path / "controlled.sdf"), fortress)
 
 
 def test_libsdformat_finds_a_broken_world_invalid(fortress, tmp_path):
