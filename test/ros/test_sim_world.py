@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -38,3 +42,13 @@ def test_an_episode_begins_with_the_servos_at_home(world):
     world.restart(1)
     world.advance(world.robot.home, 0.01)
     assert np.abs(world.observe(cameras=False).joint_positions_J - world.robot.home).max() < 0.02
+
+
+@pytest.mark.parametrize("module", ["vla_ros.ros.simulator", "vla_ros.sim.env", "vla_ros.evaluate", "vla_ros.sim.collect"])
+def test_pictures_need_no_screen_and_no_variable(module):
+    """In a process of its own: MuJoCo chooses where it draws while it is imported."""
+    pytest.importorskip("rclpy")
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    code = f"import {module}, mujoco.gl_context; print(mujoco.gl_context.GLContext.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split()[-1:] == ["mujoco.egl"], done.stdout + done.stderr

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from vla_ros.core.embodiment import METAWORLD, TABLETOP, embodiment_of
@@ -18,6 +17,8 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.sim import scene as scene_module
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
 from vla_ros.sim.tasks import Task, parse_task
+
+import mujoco  # isort: skip  (after vla_ros.sim, which says that there is no screen)
 
 _NS = 1_000_000_000
 
