@@ -62,6 +62,19 @@ def test_the_bundle_keeps_the_contract(bundle_folder):
     assert sorted(path.name for path in bundle_folder.iterdir()) == ["manifest.yaml", "policy.onnx", "tokenizer.json"]
 
 
+def test_an_autoregressive_policy_is_one_graph_of_the_same_contract(trained, tmp_path):
+    """Step after step inside the graph: what the export compares is the network's own decoding with a cache."""
+    data, _ = trained
+    settings = {**SETTINGS, "model": {**SETTINGS["model"], "decoding": "autoregressive"}}
+    Trainer(TrainConfig.from_dict(settings), Dataset([data], val_fraction=0.3), tmp_path / "run").run()
+    report = export.export_bundle(tmp_path / "run" / "last.pt", tmp_path / "bundle", data, frames=4, threads=1)
+    assert report["max_logit_difference"] < export.MAX_LOGIT_DIFFERENCE
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.manifest.decoding == "autoregressive" and not bundle.manifest.is_cached
+    logits = OnnxPolicy(bundle).infer({})[ACTION_LOGITS]
+    assert logits.shape == (1, 30, 256) and np.isfinite(logits).all()
+
+
 def test_the_graph_is_plain(bundle_folder):
     model = onnx.load(bundle_folder / "policy.onnx")
     kinds = {node.op_type for node in model.graph.node}

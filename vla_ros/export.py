@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from vla_ros.core.tabletop import PROMPT_TEMPLATE
 from vla_ros.export_answers import FILES as ANSWER_FILES
 from vla_ros.export_answers import ParityError, export_answers
 from vla_ros.model.cross_attention import make_policy
+from vla_ros.model.decoder import decode
 from vla_ros.model.policy import Policy, keep_committed
 from vla_ros.model.vision import ConvStem
 from vla_ros.results import write_json
@@ -67,7 +69,8 @@ class ExportedPolicy(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures in the order of cameras, then text_ids, proprio, prefix_tokens; returns action_logits, plan_tokens."""
         *pictures, text_1T, proprio_1P, prefix_1Q = inputs
-        output = self.policy(dict(zip(self.cameras, pictures)), text_1T, proprio_1P, prefix_1Q)
+        say = partial(decode, self.policy) if self.policy.config.decoding == "autoregressive" else self.policy
+        output = say(dict(zip(self.cameras, pictures)), text_1T, proprio_1P, prefix_1Q)
         logits_1QA = keep_committed(self.policy.chunk_logits(output), prefix_1Q, self.policy.config.first_action_token)
         plan_13 = torch.cat([output.phase_NC.argmax(-1, keepdim=True), output.point_N2A.argmax(-1)], dim=1)
         return logits_1QA, plan_13
@@ -191,7 +194,7 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
         ),
         plan=plan,
         prompt_template=PROMPT_TEMPLATE,
-        decoding="parallel",
+        decoding=config.decoding,
         context=ContextSpec(
             length=config.num_vision_tokens + config.text_tokens + state_tokens + len(plan.slots) + config.num_action_tokens,
             image_tokens=config.num_vision_tokens, text_tokens=config.text_tokens, state_tokens=state_tokens,

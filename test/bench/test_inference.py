@@ -14,7 +14,7 @@ import yaml
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from vla_ros.bench import command, inference, torch_policy  # noqa: E402
+from vla_ros.bench import autoregressive, command, inference, torch_policy  # noqa: E402
 from vla_ros.bench.scale import BASE, sample_inputs  # noqa: E402
 from vla_ros.core.errors import ConfigError  # noqa: E402
 from vla_ros.export import ExportedPolicy, export_graph  # noqa: E402
@@ -30,15 +30,25 @@ KEYS = {"name", "metric", "unit", "p50", "p99", "p999", "max", "n"}
 @pytest.fixture(scope="module")
 def bundle(still_bundle, tmp_path_factory):
     """A bundle of a small network of random weights that says how it is built."""
-    folder = tmp_path_factory.mktemp("bench") / "small"
+    return write_bundle(still_bundle, SMALL, tmp_path_factory.mktemp("bench") / "small")
+
+
+@pytest.fixture(scope="module")
+def autoregressive_bundle(still_bundle, tmp_path_factory):
+    """The same that decodes one step after the other."""
+    return write_bundle(still_bundle, replace(SMALL, decoding="autoregressive"), tmp_path_factory.mktemp("bench") / "autoregressive")
+
+
+def write_bundle(still_bundle, config, folder):
     shutil.copytree(still_bundle, folder)
     torch.manual_seed(0)
-    export_graph(Policy(SMALL).eval(), sample_inputs(SMALL), folder / "policy.onnx")
+    export_graph(Policy(config).eval(), sample_inputs(config), folder / "policy.onnx")
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    manifest["decoding"] = config.decoding
     manifest["sha256"]["policy.onnx"] = file_sha256(folder / "policy.onnx")
-    manifest["context"]["text_tokens"] = SMALL.text_tokens
-    manifest["vocabulary"] |= {"size": SMALL.vocab_size, "first_action_token": SMALL.first_action_token, "pad_token": 0}
-    manifest["provenance"]["model"] = json.loads(json.dumps(SMALL.to_dict()))
+    manifest["context"]["text_tokens"] = config.text_tokens
+    manifest["vocabulary"] |= {"size": config.vocab_size, "first_action_token": config.first_action_token, "pad_token": 0}
+    manifest["provenance"]["model"] = json.loads(json.dumps(config.to_dict()))
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     return folder
 
@@ -79,15 +89,21 @@ def test_without_pytorch_or_int8_only_the_floor_is_compared():
     assert [(row["metric"], row["p50"]) for row in rows] == [("times_the_floor", 2.0)]
 
 
-def test_the_command_compares_everything_in_one_run(bundle, tmp_path):
+def test_a_bundle_that_decodes_in_parallel_is_no_autoregressive_one(bundle):
+    with pytest.raises(ConfigError, match="model.decoding=autoregressive"):
+        autoregressive.autoregressive_variants(str(bundle), "cpu", 1, bundle, lambda path, out: None, [])
+
+
+def test_the_command_compares_everything_in_one_run(bundle, autoregressive_bundle, tmp_path):
     pytest.importorskip("pinocchio")
     path = tmp_path / "bench.json"
-    words = ["--model", str(bundle), "--rounds", "2", "--no-compile", "--global-pool", "--json", str(path)]
+    words = ["--model", str(bundle), "--rounds", "2", "--no-compile", "--global-pool", "--autoregressive", str(autoregressive_bundle), "--json", str(path)]
     assert command.main(["inference", *words]) == 0
     report = json.loads(path.read_text())
     assert all(set(row) >= KEYS for row in report["results"])
     latency = {row["name"] for row in report["results"] if row["metric"] == inference.METRIC}
     ours = {inference.GRAPH, inference.WHOLE, inference.QUANTISED, "floor", "floor, int8"}
+    ours |= {autoregressive.GRAPH, autoregressive.EAGER, autoregressive.QUANTISED}
     assert latency == ours | {inference.PLAIN, "onnxruntime, 1 threads", inference.POOL, inference.EAGER}
     metrics = {row["metric"] for row in report["results"]}
     assert metrics == {inference.METRIC, "inference_cpu_time", "times_the_floor", "share_of_pytorch_eager", "peak_memory"}

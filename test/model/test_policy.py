@@ -152,7 +152,7 @@ def test_free_steps_go_on_from_where_the_committed_ones_end(tiny):
 def test_logits_relative_to_the_anchor_are_moved_by_whole_bins(tiny):
     config = tiny.config()
     logits = torch.randn(1, config.num_action_tokens, 16)
-    moved = tiny.policy().anchor.move(logits, torch.tensor([[0, 3, -2, 0, 0, 0]])).view(5, 6, 16)
+    moved = tiny.policy().anchor.move(logits, torch.tensor([[0, 3, -2, 0, 0, 0] * 5])).view(5, 6, 16)
     plain = logits.view(5, 6, 16)
     torch.testing.assert_close(moved[:, [0, 3, 4, 5]], plain[:, [0, 3, 4, 5]], **EQUAL)
     torch.testing.assert_close(moved[:, 1, 3:], plain[:, 1, :-3], **EQUAL)

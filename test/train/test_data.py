@@ -52,6 +52,7 @@ def test_shapes_and_types(dataset_folder):
         "proprio_BS": ("float32", (6, 11)),
         "withheld_B": ("bool", (6,)),
         "prefix_NQ": ("int64", (12, 30)),
+        "given_NQ": ("int64", (12, 30)),
         "actions_NHD": ("float32", (12, 5, 6)),
         "committed_NH": ("bool", (12, 5)),
         "phase_N": ("int64", (12,)),

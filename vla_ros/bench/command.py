@@ -98,6 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = group.add_argument
     add("--rounds", type=int, default=200, help="rounds, each calls every variant once (default: %(default)s)")
     add("--int8", metavar="BUNDLE", help="quantised bundle of the same policy; by default one is made for the run")
+    add("--autoregressive", metavar="BUNDLE", help="a bundle of the project's own policy that decodes token after token, to compare in the same rounds")
     add("--checkpoint", type=Path, help="training checkpoint of the same network, where the bundle does not say how it is built")
     add("--no-compile", action="store_true", help="leave torch.compile out: compiling takes minutes")
     add("--global-pool", action="store_true", help="also a session on ONNX Runtime's global thread pool")
@@ -105,13 +106,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("control and end-to-end")
     add = group.add_argument
     add("--cycles", type=int, default=10_000, help="control periods of each condition (default: %(default)s)")
-    add("--rate", type=_rates, default=(50, 100, 200), metavar="HZ,HZ", help="control rates, Hz (default: 50,100,200)")
+    add("--rate", type=_numbers(1, 1000, "Hz", "50,100"), default=(50, 100, 200), metavar="HZ,HZ", help="control rates, Hz (default: 50,100,200)")
     add("--conditions", type=_choices(CONDITIONS), default=CONDITIONS, metavar="LIST", help=f"of {','.join(CONDITIONS)} (default: all)")
     add("--scheduler", type=_choices(SCHEDULERS), default=SCHEDULERS, metavar="LIST", help=f"of {','.join(SCHEDULERS)} (default: both)")
     add("--segments", type=int, default=4, help="parts in which conditions take turns (default: %(default)s)")
     group = parser.add_argument_group("takeover")
     group.add_argument("--episodes", type=int, default=50, help="episodes of each delay and way to take over (default: %(default)s)")
-    group.add_argument("--delays", type=_delays, default=(0, 100, 200, 300, 400), metavar="MS,MS", help="of inference (default: 0,100,200,300,400)")
+    group.add_argument("--delays", type=_numbers(0, 10_000, "ms", "0,200"), default=(0, 100, 200, 300, 400), metavar="MS,MS", help="of inference (default: 0,100,200,300,400)")
     group = parser.add_argument_group("transport")
     group.add_argument("--pictures", type=int, default=900, help="pictures of each profile (default: %(default)s)")
     options = parser.parse_args(argv)
@@ -132,24 +133,17 @@ def _choices(valid: Sequence[str]) -> Any:
     return read
 
 
-def _rates(text: str) -> tuple[int, ...]:
-    try:
-        rates = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected rates like 50,100, got {text!r}") from error
-    if not all(1 <= rate <= 1000 for rate in rates):
-        raise argparse.ArgumentTypeError(f"rates must be 1 to 1000 Hz, got {text}")
-    return rates
+def _numbers(low: int, high: int, unit: str, example: str) -> Callable[[str], tuple[int, ...]]:
+    def read(text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected whole numbers like {example}, got {text!r}") from error
+        if not all(low <= number <= high for number in numbers):
+            raise argparse.ArgumentTypeError(f"must be {low} to {high} {unit}, got {text}")
+        return numbers
 
-
-def _delays(text: str) -> tuple[float, ...]:
-    try:
-        delays = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected delays like 0,200, got {text!r}") from error
-    if not all(0 <= delay <= 10_000 for delay in delays):
-        raise argparse.ArgumentTypeError(f"delays must be 0 to 10000 ms, got {text}")
-    return delays
+    return read
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:

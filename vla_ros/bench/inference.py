@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from vla_ros.bench import memory
+from vla_ros.bench import autoregressive, memory
 from vla_ros.bench.floor import FP32, INT8, READ, floor_seconds, floor_variants, peaks
 from vla_ros.bench.programs import Program
 from vla_ros.bench.rounds import Variant, as_results, entry, time_rounds
@@ -22,6 +22,7 @@ from vla_ros.bench.samples import answer, graph_inputs, load_policy, random_obse
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.runtime.bundle import load_bundle
+from vla_ros.runtime.session import BoundGraph
 
 METRIC = "inference_latency"
 EAGER, COMPILED = "PyTorch eager", "torch.compile"
@@ -30,6 +31,13 @@ PLAIN, GRAPH, WHOLE, QUANTISED = "onnxruntime, defaults", "runtime, graph", "run
 FLOOR, FLOOR_INT8 = "floor", "floor, int8"
 REST_S = 0.01  # a spinning pool goes to sleep within some milliseconds
 METHOD = "int8"
+#: Variant, what it is compared with, its floor and how many times that it may take, and the share of PyTorch's time that it may take, in %.
+LIMITS = (
+    (GRAPH, EAGER, FLOOR, 1.5, 85.0),
+    (QUANTISED, EAGER, FLOOR_INT8, 2.0, 30.0),
+    (autoregressive.GRAPH, autoregressive.EAGER, "", 0.0, 55.0),
+    (autoregressive.QUANTISED, autoregressive.EAGER, "", 0.0, 30.0),
+)
 
 
 def bench_inference(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -53,6 +61,10 @@ def bench_inference(options: argparse.Namespace, console: Console) -> dict[str, 
         if quantised is not None:
             backend, graphs[FLOOR_INT8] = quantised
             variants.append((QUANTISED, lambda: backend.infer(inputs)))
+        if options.autoregressive:
+            variants += autoregressive.autoregressive_variants(
+                options.autoregressive, options.provider, options.threads, folder, lambda path, out: _quantise(path, out, options), notes
+            )
         if options.global_pool:
             pool = stack.enter_context(_global_pool(policy, inputs, folder, options.threads))
             variants.append((POOL, lambda: pool.ask("run")))
@@ -89,12 +101,12 @@ def _costs(graphs: Mapping[str, Path], notes: list[str]) -> dict[str, Any]:
 def compared(wall: Mapping[str, Sequence[float]], floors: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """How many times its floor each graph took, and which share of PyTorch's time: round by round, with the limits that were set."""
     rows = []
-    for name, floor, times, share in ((GRAPH, FLOOR, 1.5, 85.0), (QUANTISED, FLOOR_INT8, 2.0, 30.0)):
+    for name, eager, floor, times, share in LIMITS:
         if name in wall and floor in floors:
             values = [value / least for value, least in zip(wall[name], floors[floor], strict=True)]
             rows.append(entry(name, "times_the_floor", "", values, limit={"p50": times}))
-        if name in wall and EAGER in wall:
-            values = [100.0 * value / eager for value, eager in zip(wall[name], wall[EAGER], strict=True)]
+        if name in wall and eager in wall:
+            values = [100.0 * value / base for value, base in zip(wall[name], wall[eager], strict=True)]
             rows.append(entry(name, "share_of_pytorch_eager", "%", values, limit={"p50": share}))
     return rows
 
@@ -163,16 +175,22 @@ def _torch_variants(policy: Any, inputs: Mapping[str, np.ndarray], options: argp
 
 def _quantised(options: argparse.Namespace, policy: Any, folder: Path, notes: list[str]) -> tuple[Any, Path] | None:
     """The graph of ``--int8``, or one quantised here (for its speed; only ``vla quantize`` judges what it answers)."""
-    from vla_ros.runtime.session import BoundGraph
-
     try:
-        path = load_bundle(bundle_dir(options.int8)).policy_path if options.int8 else folder / "int8.onnx"
-        if not options.int8:
-            from vla_ros.quantized_graph import METHODS, write_graph
-
-            write_graph(policy.bundle.policy_path, path, METHODS[METHOD], [])
-            notes.append("int8: quantised for this run, its answers were not judged; vla quantize does that")
-        return BoundGraph(path, options.provider, options.threads), path
+        if options.int8:
+            path = load_bundle(bundle_dir(options.int8)).policy_path
+            return BoundGraph(path, options.provider, options.threads), path
+        path = folder / "int8.onnx"
+        backend = _quantise(policy.bundle.policy_path, path, options)
+        notes.append("int8: quantised for this run, its answers were not judged; vla quantize does that")
+        return backend, path
     except (ConfigError, ModuleNotFoundError) as error:
         notes.append(f"int8: {error}")
         return None
+
+
+def _quantise(path: Path, out: Path, options: argparse.Namespace) -> BoundGraph:
+    """Writes the int8 form of a graph and opens it."""
+    from vla_ros.quantized_graph import METHODS, write_graph
+
+    write_graph(path, out, METHODS[METHOD], [])
+    return BoundGraph(out, options.provider, options.threads)

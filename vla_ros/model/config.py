@@ -16,6 +16,7 @@ FUSIONS = ("sequence", "cross")
 FEED_FORWARDS = ("dense", "moe")
 ACTION_HEADS = ("tokens", "l1", "flow")
 PACKINGS = ("step", "token")
+DECODINGS = ("parallel", "autoregressive")
 MOVED_STATE = (("x", "tool_x"), ("y", "tool_y"), ("z", "tool_z"), ("yaw", "tool_yaw"), ("gripper", "gripper_joint"))
 ACTIVATIONS = ("relu", "relu2", "gelu")
 STRIDE = 16  # pixels of a camera image that one vision token covers, both ways
@@ -40,6 +41,8 @@ class PolicyConfig:
     tokens a position of its own (RT-2's layout); "step" packs the D tokens of one step into one position (their
     embeddings are bound to their dimension and summed, and one projection per dimension reads them), which makes
     the label stream about 2.4 times shorter. The graph's inputs and outputs are the same.
+    `decoding` "parallel" decodes all of a chunk at once; "autoregressive" one position after the other, each given what was said
+    before it (`vla_ros.model.decoder`).
     `seen_tokens` are the vocabulary ids of the words for colours, then kinds, that the vision tokens are taught to say.
     `moved_state` pairs an action dimension with the entry of proprioception that it moves: after committed steps the policy
     goes on from the state in which these end.
@@ -74,6 +77,7 @@ class PolicyConfig:
     stem: str = "conv"
     stem_channels: tuple[int, ...] = (48, 96)
     packing: str = "step"
+    decoding: str = "parallel"
     fusion: str = "sequence"
     frames: int = 1
     vit_depth: int = 4
@@ -89,6 +93,7 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         _check_choice("stem", self.stem, STEMS)
         _check_choice("packing", self.packing, PACKINGS)
+        _check_choice("decoding", self.decoding, DECODINGS)
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("fusion", self.fusion, FUSIONS)
         _check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
@@ -124,6 +129,8 @@ class PolicyConfig:
             raise ConfigError("model.stem tokens and run.image_tokens (best.pt of `vla train-image-tokens`) go together: set both or neither")
         if self.feed_forward == "moe" and self.fusion == "cross":
             raise ConfigError("model.feed_forward moe needs model.fusion sequence: the cross-modal streams have dense feed-forwards of their own")
+        if self.decoding == "autoregressive" and (self.fusion, self.feed_forward, self.action_head) != ("sequence", "dense", "tokens"):
+            raise ConfigError("model.decoding autoregressive needs model.fusion sequence, model.feed_forward dense and model.action_head tokens")
         for name in ("touch_dim", "answer_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"model.{name} must not be negative, got {getattr(self, name)}")

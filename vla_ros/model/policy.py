@@ -3,7 +3,8 @@
 
 Sequence: [front vision, wrist vision, text, state, plan, action]. Vision attends vision; text attends vision and text;
 state attends these and itself; plan and action attend everything, and each other in both directions, so that the whole
-chunk is decoded in one pass (OpenVLA-OFT, arXiv 2502.19645). A touch token may follow the state. Questions get another
+chunk is decoded in one pass (OpenVLA-OFT, arXiv 2502.19645); or, with `decoding` autoregressive, each position of action tokens attends
+those before it and is given what they said (`vla_ros.model.decoder`). A touch token may follow the state. Questions get another
 sequence, [vision, text, answer], of which the answer is decoded token by token (`answer`). Leading action tokens may be committed (`prefix`, real-time
 chunking, arXiv 2506.07339): their embedding stands in the place of the mask embedding, and the rest of the chunk continues
 from the state in which they end (`Anchor`).
@@ -25,7 +26,7 @@ from vla_ros.model.answers import AnswerReader, answer_mask
 from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
 from vla_ros.model.heads import ActionHead, TouchEncoder, logits_of_actions, make_action_head
-from vla_ros.model.pointer import Pointer
+from vla_ros.model.pointer import Finder, Pointer
 from vla_ros.model.state import CERTAIN, Anchor, StateEncoder
 from vla_ros.model.transformer import Block
 from vla_ros.model.vision import make_vision
@@ -66,7 +67,7 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
-        self._front_tokens = vision_tokens_of(config.cameras[0])
+        self.front_tokens = vision_tokens_of(config.cameras[0])
         width, group = config.width, config.tokens_per_position
         self.tokens = nn.Embedding(config.vocab_size, width)
         self.vision = make_vision(config, self.tokens)
@@ -90,6 +91,7 @@ class Policy(nn.Module):
         self.touch = TouchEncoder(config.touch_dim, width) if config.touch_dim else None
         self.touch_position_E = _table(width) if config.touch_dim else None
         self.answers = AnswerReader(config.answer_tokens, width) if config.answer_tokens else None
+        self.finder = Finder(config) if config.answer_tokens else None
         self.read_phase = nn.Linear(width, config.plan_phases)
         self.read_point = nn.Linear(width, 2 * width)
         self.speak = nn.Linear(width, width)
@@ -107,6 +109,7 @@ class Policy(nn.Module):
         withheld_B: Tensor | None = None,
         told_N2: Tensor | None = None,
         touch_BP: Tensor | None = None,
+        given_NQ: Tensor | None = None,
     ) -> PolicyOutput:
         """One pass for B frames and their N = B*K labels.
 
@@ -118,16 +121,20 @@ class Policy(nn.Module):
             withheld_B: true where the state is replaced by the learned `none`.
             told_N2: places that the plan token is told instead of its own (teacher forcing), NaN where it is left alone.
             touch_BP: contact forces in N, NaN where not measured; None is not measured at all.
+            given_NQ: vocabulary ids of all action tokens (teacher forcing); needed, and only read, where `decoding` is autoregressive.
         """
         words = text_NT.shape[1]
-        label_NLE, shift_ND = self._labels(text_NT, proprio_BS, prefix_NQ, withheld_B, touch_BP)
+        context_NLE, shift_ND = self.context(text_NT, proprio_BS, prefix_NQ, withheld_B, touch_BP)
+        label_NLE = torch.cat([context_NLE, self._embed_action(self._before(prefix_NQ, given_NQ, shift_ND))], dim=1)
         mask_N1LL = self.label_mask(text_NT)
         vision_BVE, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
-        front_BVE = self.norm_vision(vision_BVE[:, : self._front_tokens])
+        front_BVE = self.norm_vision(vision_BVE[:, : self.front_tokens])
         spoken_BVE = self.speak(front_BVE)
-        label_NLE, pointed_N2 = self._point(label_NLE, text_NT, front_BVE, spoken_BVE, told_N2)
+        label_NLE, pointed_N2 = self.point(label_NLE, text_NT, front_BVE, spoken_BVE, told_N2)
         label_NQE = self._think(read, label_NLE, mask_N1LL, words, start=words + self._body_tokens)
-        return self._answer(self.norm_label(label_NQE), self._say(front_BVE, spoken_BVE), pointed_N2, shift_ND)
+        label_NQE = self.norm_label(label_NQE)
+        action_NQA = self.anchor.move(self.action_logits(label_NQE[:, 1:]), self.anchor.per_token(shift_ND))
+        return self.answer_of(label_NQE, self.say(front_BVE, spoken_BVE), pointed_N2, shift_ND, action_NQA)
 
     def answer(self, images: dict[str, Tensor], text_NT: Tensor, answer_NL: Tensor) -> Tensor:
         """Logits of each answer token over the text vocabulary, [N, L, text ids]; token i has read the tokens before it.
@@ -142,7 +149,11 @@ class Policy(nn.Module):
         words = text_NT.shape[1]
         label_NLE = torch.cat([self._embed_text(text_NT), self.answers(self.tokens(answer_NL))], dim=1)
         mask_N1LL = answer_mask(text_NT == self.config.pad_token, answer_NL.shape[1]).to(label_NLE.dtype) * MASKED
-        _, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
+        vision_BVE, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
+        front_BVE = self.norm_vision(vision_BVE[:, : self.front_tokens])
+        text_NTE = self.norm_point(label_NLE[:, :words])
+        found_NTE = self.finder(text_NTE, self.tokens(text_NT), self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
+        label_NLE = torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
         label_NLE = self._think(read, label_NLE, mask_N1LL, words, start=words)
         return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t()
 
@@ -174,10 +185,10 @@ class Policy(nn.Module):
         """State, and touch if there is one."""
         return 1 + (self.touch is not None)
 
-    def _labels(
-        self, text_NT: Tensor, proprio_BS: Tensor, prefix_NQ: Tensor, withheld_B: Tensor | None, touch_BP: Tensor | None
+    def context(
+        self, text_NT: Tensor, proprio_BS: Tensor, prefix_NQ: Tensor, withheld_B: Tensor | None = None, touch_BP: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The label stream [N, L, E], and the bins by which free steps are moved [N, D]."""
+        """The label stream up to the plan token [N, L, E], and the bins by which free steps are moved [N, D]."""
         labels = text_NT.shape[0] // proprio_BS.shape[0]
         withheld_N = None if withheld_B is None else withheld_B.repeat_interleave(labels, dim=0)
         moved_NS, shift_ND, count_N = self.anchor(prefix_NQ, proprio_BS.repeat_interleave(labels, dim=0))
@@ -186,14 +197,14 @@ class Policy(nn.Module):
             if touch_BP is None:
                 touch_BP = torch.full((len(proprio_BS), self.config.touch_dim), torch.nan, device=proprio_BS.device)
             body.append((self.touch(touch_BP, withheld_B) + self.touch_position_E).repeat_interleave(labels, dim=0))
-        return self._embed_label(text_NT, torch.stack(body, dim=1), prefix_NQ), shift_ND
+        plan_N1E = self.plan_position_E.expand_as(body[0])[:, None]
+        return torch.cat([self._embed_text(text_NT), torch.stack(body, dim=1), plan_N1E], dim=1), shift_ND
 
-    def _answer(self, label_NQE: Tensor, seen: Seen, pointed_N2: Tensor, shift_ND: Tensor) -> PolicyOutput:
-        """What the heads read: plan token first, then action tokens."""
+    def answer_of(self, label_NQE: Tensor, seen: Seen, pointed_N2: Tensor, shift_ND: Tensor, action_NQA: Tensor) -> PolicyOutput:
+        """What the heads read of normed features: plan token first, then action tokens, whose logits are known."""
         plan_NE, action_NPE = label_NQE[:, 0], label_NQE[:, 1:]
-        asked_NQE = self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2)
         return PolicyOutput(
-            action_NQA=self.anchor.move(self.bin_logits(asked_NQE), shift_ND),
+            action_NQA=action_NQA,
             phase_NC=self.read_phase(plan_NE),
             point_N2A=self.bin_logits(self.read_point(plan_NE).unflatten(-1, (2, self.config.width))),
             pointed_N2=pointed_N2,
@@ -205,10 +216,11 @@ class Policy(nn.Module):
 
     def see(self, images: dict[str, Tensor]) -> Seen:
         """What the vision tokens say before any block, without any label: a cheap warm-up, since blocks begin near identity."""
-        front_BVE = self.norm_vision(self.vision(images)[:, : self._front_tokens])
-        return self._say(front_BVE, self.speak(front_BVE))
+        front_BVE = self.norm_vision(self.vision(images)[:, : self.front_tokens])
+        return self.say(front_BVE, self.speak(front_BVE))
 
-    def _say(self, front_BVE: Tensor, spoken_BVE: Tensor) -> Seen:
+    def say(self, front_BVE: Tensor, spoken_BVE: Tensor) -> Seen:
+        """What the first camera's tokens say."""
         said_BVC = spoken_BVE @ self.tokens(self.seen_tokens).t() + self.rarity_C
         return Seen(vision_BVC=said_BVC, offset_BV2=self.read_offset(front_BVE).sigmoid())
 
@@ -220,11 +232,12 @@ class Policy(nn.Module):
         known_NX = padded_NT.new_zeros(padded_NT.shape[0], body + queries)
         hidden_NL = torch.cat([padded_NT, known_NX], dim=1)
         text = text_NT.shape[1]
-        level_L = torch.tensor([0] * text + [1] * body + [2] * queries, device=text_NT.device)
+        levels = range(2, 2 + queries) if self.config.decoding == "autoregressive" else [2] * queries
+        level_L = torch.tensor([0] * text + [1] * body + list(levels), device=text_NT.device)
         hidden_LL = level_L[None, :] > level_L[:, None]
         return (hidden_NL[:, None, None, :] | hidden_LL).to(self.mask_E.dtype) * MASKED
 
-    def _point(
+    def point(
         self, label_NLE: Tensor, text_NT: Tensor, front_BVE: Tensor, spoken_BVE: Tensor, told_N2: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The label stream with what the plan token pointed at, and the place."""
@@ -236,20 +249,36 @@ class Policy(nn.Module):
         plan_N1E = label_NLE[:, plan : plan + 1] + told_NE[:, None]
         return torch.cat([label_NLE[:, :plan], plan_N1E, label_NLE[:, plan + 1 :]], dim=1), pointed_N2
 
-    def _embed_label(self, text_NT: Tensor, body_NXE: Tensor, prefix_NQ: Tensor) -> Tensor:
-        plan_N1E = self.plan_position_E.expand_as(body_NXE[:, :1])
-        return torch.cat([self._embed_text(text_NT), body_NXE, plan_N1E, self._embed_action(prefix_NQ)], dim=1)
+    def _before(self, prefix_NQ: Tensor, given_NQ: Tensor | None, shift_ND: Tensor) -> Tensor:
+        """What stands at the positions of action tokens, [N, Q]: what is committed, or what is said one position earlier."""
+        if self.config.decoding == "parallel":
+            return prefix_NQ
+        if given_NQ is None:
+            raise ConfigError("an autoregressive policy reads its chunk in training (given_NQ), and decodes one with vla_ros.model.decoder")
+        relative_NQ = self.relative_ids(given_NQ, self.anchor.per_token(shift_ND))
+        group = self.config.tokens_per_position
+        return torch.cat([relative_NQ.new_full((len(relative_NQ), group), -1), relative_NQ[:, :-group]], dim=1)
+
+    def relative_ids(self, given_NQ: Tensor, shift_NQ: Tensor) -> Tensor:
+        """Ids of action tokens told from where the committed steps end, as the network itself tells free steps."""
+        first = self.config.first_action_token
+        return first + (given_NQ - first - shift_NQ).clamp(0, self.config.num_bins - 1)
 
     def _embed_text(self, text_NT: Tensor) -> Tensor:
         return self.tokens(text_NT) + self.text_position_TE[: text_NT.shape[1]]
 
-    def _embed_action(self, prefix_NQ: Tensor) -> Tensor:
-        """Positions of action tokens, [N, P, E]. The product with `bind_GE` keeps apart which dimension a token is."""
-        committed_NQ1 = (prefix_NQ >= 0)[..., None]
-        embedded_NQE = torch.where(committed_NQ1, self.tokens(prefix_NQ.clamp_min(0)), self.mask_E)
-        group = self.bind_GE.shape[0]
-        bound_NPE = (embedded_NQE.unflatten(1, (-1, group)) * self.bind_GE).sum(2)
-        return bound_NPE + self.action_position_PE
+    def _embed_action(self, ids_NQ: Tensor) -> Tensor:
+        return self.bind(ids_NQ) + self.action_position_PE
+
+    def bind(self, ids_NQ: Tensor) -> Tensor:
+        """Embeddings of positions of action tokens, [N, P, E], -1 is none. The product with `bind_GE` keeps apart which dimension a token is."""
+        known_NQ1 = (ids_NQ >= 0)[..., None]
+        embedded_NQE = torch.where(known_NQ1, self.tokens(ids_NQ.clamp_min(0)), self.mask_E)
+        return (embedded_NQE.unflatten(1, (-1, self.config.tokens_per_position)) * self.bind_GE).sum(2)
+
+    def action_logits(self, action_NPE: Tensor) -> Tensor:
+        """What normed positions of action tokens say, told from the anchor, [N, Q, A]."""
+        return self.bin_logits(self.read_action(action_NPE).unflatten(-1, (-1, self.config.width)).flatten(1, 2))
 
     def bin_logits(self, asked_E: Tensor) -> Tensor:
         """Logits over the action bins: the vocabulary's own embeddings, restricted to its 256 action ids."""

@@ -65,11 +65,14 @@ class Anchor(nn.Module):
         shift_ND = torch.where(moves_N1, bin_ND - self.config.num_bins // 2, 0) * self.relative_D.long()
         return moved_NS, shift_ND, count_N
 
-    def move(self, action_NQA: Tensor, shift_ND: Tensor) -> Tensor:
+    def per_token(self, shift_ND: Tensor) -> Tensor:
+        """The bins by which each action token is moved, [N, Q]."""
+        return shift_ND[:, None].expand(-1, self.config.horizon, -1).flatten(1)
+
+    def move(self, action_NQA: Tensor, shift_NQ: Tensor) -> Tensor:
         """Logits over bins relative to the anchor as logits over bins of the action: bin b comes from bin b - shift."""
         bins = action_NQA.shape[-1]
-        shift_NQ1 = shift_ND[:, None].expand(-1, self.config.horizon, -1).flatten(1)[..., None]
-        from_NQA = torch.arange(bins, device=shift_ND.device) - shift_NQ1
+        from_NQA = torch.arange(bins, device=shift_NQ.device) - shift_NQ[..., None]
         known_NQA = (from_NQA >= 0) & (from_NQA < bins)
         moved_NQA = action_NQA.gather(-1, from_NQA.clamp(0, bins - 1))
         return torch.where(known_NQA, moved_NQA, -CERTAIN)

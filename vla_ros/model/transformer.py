@@ -10,12 +10,24 @@ Axes: B frames, K labels of a frame, N = B*K, V vision tokens, L label tokens, E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.model.config import PolicyConfig
 from vla_ros.model.moe import MixtureFeedForward, MoeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Keys and values of tokens that later ones may attend, [N, G, S, F]; `mask_N11S` is added to their scores, 0 or a large negative number."""
+
+    key_NGSF: Tensor
+    value_NGSF: Tensor
+    mask_N11S: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -72,6 +84,23 @@ class Block(nn.Module):
             query_NGQF, key_BGVF, value_BGVF, key_NGLF, value_NGLF, mask_N1LL[:, :, start:]
         )
         return self._residual(x_NLE[:, start:], mixed_NGQF)
+
+    def keys_values(self, x_NLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values that this block makes of its input, [N, G, L, F] each: what a cache holds."""
+        return self._keys_values(self.norm_attention(x_NLE))
+
+    def extend(self, x_N1E: Tensor, sources: Sequence[Source]) -> tuple[Tensor, Source]:
+        """Next features [N, 1, E] of one more token, which attends all sources and itself, and what later ones may attend of it."""
+        normed_N1E = self.norm_attention(x_N1E)
+        own = Source(**dict(zip(("key_NGSF", "value_NGSF"), self._keys_values(normed_N1E))))
+        query_NG1F = self._split(self.query(normed_N1E) * self.scale)
+        scores = []
+        for source in (*sources, own):
+            score_NG1S = query_NG1F @ source.key_NGSF.transpose(-1, -2)
+            scores.append(score_NG1S if source.mask_N11S is None else score_NG1S + source.mask_N11S)
+        weights = torch.cat(scores, dim=-1).softmax(-1).split([score.shape[-1] for score in scores], dim=-1)
+        mixed_NG1F = sum(weight @ source.value_NGSF for weight, source in zip(weights, (*sources, own)))
+        return self._residual(x_N1E, mixed_NG1F), own
 
     def _split(self, x_NLE: Tensor) -> Tensor:
         return x_NLE.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -33,7 +33,8 @@ __all__ = ["Batch", "BatchMaker", "Dataset", "is_held_out", "object_targets"]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's tensors. `actions_NHD` in physical units; `committed_NH` marks given steps; `point_N2` is the plan's
+    """One step's tensors. `actions_NHD` in physical units; `given_NQ` are their
+    vocabulary ids, of which `prefix_NQ` shows the committed ones; `committed_NH` marks committed steps; `point_N2` is the plan's
     place in parts of its bounds; `seen_BVC` and `offset_BV2` describe the objects in each cell of the first camera,
     `occupied_BV` says where there is one. `touch_BP` are
     contact forces in N, if the data have them; `questions` are about pictures of their own."""
@@ -43,6 +44,7 @@ class Batch:
     proprio_BS: Tensor
     withheld_B: Tensor
     prefix_NQ: Tensor
+    given_NQ: Tensor
     actions_NHD: Tensor
     committed_NH: Tensor
     phase_N: Tensor
@@ -113,7 +115,7 @@ class BatchMaker:
             jitter_pictures(pictures, rng, self.config)
             text_NT = insert_foreign_words(text_NT, self._foreign_X, rng, self.config.foreign_words, PAD_ID)
             withheld_B = rng.random(frames) < self.config.proprio_dropout
-        prefix_NQ = self._prefix(actions_NHD, committed_NH)
+        given_NQ = self._ids(actions_NHD)
         meta = self.dataset.meta
         low, high = np.array(meta.point_low), np.array(meta.point_high)
         seen = object_targets(
@@ -126,7 +128,8 @@ class BatchMaker:
             "text_NT": text_NT[:, : int((text_NT != PAD_ID).sum(1).max())],
             "proprio_BS": np.concatenate([shard.arrays["proprio"][rows] for shard, rows in drawn]),
             "withheld_B": withheld_B,
-            "prefix_NQ": prefix_NQ,
+            "prefix_NQ": np.where(committed_NH.repeat(actions_NHD.shape[2], axis=1), given_NQ, -1),
+            "given_NQ": given_NQ,
             "actions_NHD": actions_NHD,
             "committed_NH": committed_NH,
             "phase_N": plan_N3[:, 0].astype(np.int64),
@@ -174,12 +177,9 @@ class BatchMaker:
                 raise DataError(f"{shard.path / 'instructions.json'}: {error}") from error
         return self._texts[shard.path]
 
-    def _prefix(self, actions_NHD: np.ndarray, committed_NH: np.ndarray) -> np.ndarray:
-        """Vocabulary ids of committed steps, -1 elsewhere, int64 [N, Q]."""
-        prefix_NHD = np.full(actions_NHD.shape, -1, dtype=np.int64)
-        if committed_NH.any():
-            prefix_NHD[committed_NH] = self._codec.bins_to_ids(self._codec.actions_to_bins(actions_NHD[committed_NH], clip=True))
-        return prefix_NHD.reshape(len(actions_NHD), -1)
+    def _ids(self, actions_NHD: np.ndarray) -> np.ndarray:
+        """Vocabulary ids of actions, int64 [N, Q]."""
+        return self._codec.bins_to_ids(self._codec.actions_to_bins(actions_NHD, clip=True)).astype(np.int64).reshape(len(actions_NHD), -1)
 
 
 def object_targets(uv_BM2: np.ndarray, class_BM2: np.ndarray, grid: tuple[int, int], counts: tuple[int, int]) -> dict[str, np.ndarray]:

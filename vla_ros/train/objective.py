@@ -23,7 +23,7 @@ from vla_ros.train.questions import answer_loss
 
 def forward_policy(model: Policy, batch: Batch, told_N2: Tensor | None = None) -> PolicyOutput:
     """The policy's output for a batch."""
-    return model(batch.images, batch.text_NT, batch.proprio_BS, batch.prefix_NQ, batch.withheld_B, told_N2, batch.touch_BP)
+    return model(batch.images, batch.text_NT, batch.proprio_BS, batch.prefix_NQ, batch.withheld_B, told_N2, batch.touch_BP, batch.given_NQ)
 
 
 def policy_objective(
