@@ -16,6 +16,8 @@ from vla_ros.sim.metaworld.tasks import MetaWorldTask, parse_task, phrasings, ta
 class RealtimeMetaWorld(MetaWorldEnv):
     """One task for one physics thread and one camera thread. Hold ``lock`` around everything but :meth:`draw`.
 
+    Success counts at any time, not within the benchmark's horizon: time goes on while nobody has said anything yet.
+
     Args:
         environment: such as ``metaworld:drawer-open-v3``; of a suite the first task.
     """
@@ -25,7 +27,7 @@ class RealtimeMetaWorld(MetaWorldEnv):
     tick_ns = round(METAWORLD_STEP_S * 1e9)
 
     def __init__(self, environment: str) -> None:
-        super().__init__(tasks_of(environment)[0])
+        super().__init__(tasks_of(environment)[0], horizon_steps=None)
         self.lock = threading.RLock()
         self._earlier_ns = 0
 
