@@ -171,6 +171,17 @@ def _camera_over_dds() -> list[Finding]:
     return [Finding(name=name, state=WARN if lossy else OK, found=f"{share:.0%} of 640x480 pictures at 30 Hz arrive", remedy=remedy)]
 
 
+def check_cv_bridge() -> list[Finding]:
+    """Whether an installed cv_bridge can be used."""
+    if importlib.util.find_spec("cv_bridge") is None:
+        return []  # nothing is missing: every encoding is converted without it
+    code, text = _child("import sys; from vla_ros.ros.cv_bridge_images import problem; print(problem()); sys.exit(problem() != '')")
+    if code == 0:
+        return [Finding(name="cv_bridge", state=OK, found="its pictures are the same bit for bit")]
+    remedy = "nothing has to be done for vla_ros, which converts without it; for other nodes install the NumPy that it was built for: pip install 'numpy<2'"
+    return [Finding(name="cv_bridge", state=WARN, found=f"not used: {_last_line(text)}", remedy=remedy)]
+
+
 def check_shared_memory() -> list[Finding]:
     """Room for the exchange between control and inference, and for DDS."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
@@ -245,6 +256,7 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     check_python,
     check_onnxruntime,
     check_ros,
+    check_cv_bridge,
     check_shared_memory,
     check_rendering,
     check_real_time,

@@ -44,7 +44,7 @@ def test_an_episode_begins_with_the_servos_at_home(world):
     assert np.abs(world.observe(cameras=False).joint_positions_J - world.robot.home).max() < 0.02
 
 
-@pytest.mark.parametrize("module", ["vla_ros.ros.simulator", "vla_ros.sim.env", "vla_ros.evaluate", "vla_ros.sim.collect"])
+@pytest.mark.parametrize("module", ["vla_ros.ros.simulator", "vla_ros.sim.env", "vla_ros.sim.collect"])
 def test_pictures_need_no_screen_and_no_variable(module):
     """In a process of its own: MuJoCo chooses where it draws while it is imported."""
     pytest.importorskip("rclpy")

@@ -21,8 +21,8 @@ from vla_ros.core.text import printable
 from vla_ros.ros import qos
 from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.ros.cv_bridge_images import image_conversion
 from vla_ros.ros.diagnostics import DropCounter
-from vla_ros.ros.images import image_to_rgb
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 from vla_ros.ros.worker_process import WorkerConfig
@@ -55,7 +55,10 @@ class RosCameras:
         self.drops = DropCounter()
         self._is_compressed = config.transport == "compressed"
         self._message_type = CompressedImage if self._is_compressed else Image
-        self._convert: Callable[[Any, int], np.ndarray] = compressed_to_rgb if self._is_compressed else image_to_rgb
+        self._convert: Callable[[Any, int], np.ndarray]
+        self._convert, why_not = (compressed_to_rgb, "") if self._is_compressed else image_conversion()
+        if why_not:
+            node.get_logger().info(why_not)
         self._joints_J: np.ndarray | None = None
         self._cameras = [
             _Camera(spec=spec, topic=PolledSubscription(node, self._message_type, topic.topic, qos.SENSOR))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """sensor_msgs/Image to an rgb picture, exactly and without cv_bridge. Must not import rclpy: it only reads the message's fields.
 
-Byte layouts: http://docs.ros.org/en/jazzy/p/sensor_msgs and REP 118; each conversion equals cv_bridge's ``imgmsg_to_cv2(msg, 'rgb8')``.
+Byte layouts: http://docs.ros.org/en/jazzy/p/sensor_msgs and REP 118; each conversion equals cv_bridge's ``imgmsg_to_cv2(msg, 'rgb8')``,
+which :mod:`vla_ros.ros.cv_bridge_images` uses where it is installed.
 16-bit values become 8-bit by the nearest of ``v / 257``, so that 65535 is 255. Compressed pictures: :mod:`vla_ros.ros.compressed_images`.
 """
 
@@ -27,24 +28,16 @@ class _Encoding:
     to_rgb: Callable[[np.ndarray], np.ndarray]
 
 
-def _channels(order: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda image_HWC: np.ascontiguousarray(image_HWC[..., order])
-
-
-def _gray(image_HWC: np.ndarray) -> np.ndarray:
-    return np.repeat(image_HWC, 3, axis=2)
-
-
 def _cv(code: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image_HWC: cv2.cvtColor(image_HWC, code)
 
 
 _KINDS = {
     "rgb": (3, lambda image_HWC: image_HWC),
-    "bgr": (3, _channels((2, 1, 0))),
-    "rgba": (4, _channels((0, 1, 2))),
-    "bgra": (4, _channels((2, 1, 0))),
-    "mono": (1, _gray),
+    "bgr": (3, _cv(cv2.COLOR_BGR2RGB)),
+    "rgba": (4, _cv(cv2.COLOR_RGBA2RGB)),
+    "bgra": (4, _cv(cv2.COLOR_BGRA2RGB)),
+    "mono": (1, _cv(cv2.COLOR_GRAY2RGB)),
     # OpenCV names a pattern after its second row's second and third pixel: its BG is ROS's RGGB.
     "bayer_rggb": (1, _cv(cv2.COLOR_BayerBG2RGB)),
     "bayer_bggr": (1, _cv(cv2.COLOR_BayerRG2RGB)),
@@ -56,9 +49,9 @@ ENCODINGS: dict[str, _Encoding] = {
     **{f"{name}8": _Encoding(channels, np.uint8, to_rgb) for name, (channels, to_rgb) in _KINDS.items()},
     **{f"{name}16": _Encoding(channels, np.uint16, to_rgb) for name, (channels, to_rgb) in _KINDS.items()},
     # Untyped OpenCV encodings; three channels are bgr there.
-    "8UC1": _Encoding(1, np.uint8, _gray),
-    "8UC3": _Encoding(3, np.uint8, _channels((2, 1, 0))),
-    "16UC1": _Encoding(1, np.uint16, _gray),
+    "8UC1": _Encoding(1, np.uint8, _cv(cv2.COLOR_GRAY2RGB)),
+    "8UC3": _Encoding(3, np.uint8, _cv(cv2.COLOR_BGR2RGB)),
+    "16UC1": _Encoding(1, np.uint16, _cv(cv2.COLOR_GRAY2RGB)),
     # What USB cameras send; the first two names are the older ones.
     "yuv422": _Encoding(2, np.uint8, _cv(cv2.COLOR_YUV2RGB_UYVY)),
     "yuv422_yuy2": _Encoding(2, np.uint8, _cv(cv2.COLOR_YUV2RGB_YUY2)),
@@ -81,6 +74,12 @@ def image_to_rgb(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray
     Raises:
         InputError: the message contradicts itself or cannot be converted; the code names the kind, the text what came.
     """
+    pixels_HWC = pixels_of(message, max_pixels)
+    return to_8_bit(ENCODINGS[message.encoding].to_rgb(pixels_HWC))
+
+
+def pixels_of(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+    """The picture as sent, [height, width, channels] in native byte order and without padding; raises as :func:`image_to_rgb`."""
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
         raise InputError(f"image encoding {message.encoding[:40]!r} is unknown: known are {', '.join(ENCODINGS)}", code="image_encoding")
@@ -94,7 +93,7 @@ def image_to_rgb(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray
         raise InputError(
             f"a {message.encoding} image needs at least 2x2 pixels, this one has {pixels.shape[1]}x{pixels.shape[0]}", code="image_size"
         )
-    return to_8_bit(encoding.to_rgb(pixels))
+    return pixels
 
 
 def _pixels(message: Any, encoding: _Encoding, max_pixels: int) -> np.ndarray:
@@ -130,4 +129,4 @@ def to_8_bit(image: np.ndarray) -> np.ndarray:
     """Scales uint16 to uint8 by the nearest of ``v / 257`` (a tie cannot occur); returns uint8 unchanged."""
     if image.dtype == np.uint8:
         return image
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return cv2.convertScaleAbs(image, alpha=1.0 / 257.0).reshape(image.shape)
