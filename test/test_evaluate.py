@@ -79,7 +79,19 @@ def test_families_are_dealt_in_turn():
 
 def test_families_are_those_of_the_simulator():
     tasks = pytest.importorskip("vla_ros.sim.tasks")
-    assert set(evaluate.FAMILIES) == set(tasks.FAMILIES) and set(evaluate.SPLITS) == set(tasks.SPLITS)
+    variations = pytest.importorskip("vla_ros.sim.variations")
+    assert set(evaluate.FAMILIES) == set(tasks.FAMILIES) and evaluate.NEW_FAMILIES == tasks.NEW_FAMILIES and evaluate.VARIATIONS == variations.VARIATIONS
+    assert evaluate.SPLITS == (*tasks.SPLITS, *tasks.PARTLY_UNSEEN)
+
+
+def test_a_new_family_and_a_variation_are_dealt_only_when_asked_for():
+    plain, varied = evaluate.plan_episodes(3, 1, 2, "seen"), evaluate.plan_episodes(3, 1, 2, "phrasings", ("front",), "light")
+    assert {spec.variation for spec in plain} == {"none"} and not {spec.family for spec in plain} & set(evaluate.NEW_FAMILIES)
+    assert {(spec.family, spec.split, spec.variation) for spec in varied} == {("front", "phrasings", "light")}
+    assert [spec.seed for spec in plain] == [spec.seed for spec in varied]
+    for words in (["--variation", "light", "--ros"], ["--families", "front", "--sim", "gazebo"], ["--variation", "fog"]):
+        with pytest.raises(SystemExit):
+            evaluate.parse(["expert", *words])
 
 
 def test_no_scene_is_played_twice_or_seen_in_training():

@@ -44,6 +44,8 @@ COMMANDS: dict[str, Command] = {
     "train": Command(module="vla_ros.train.command", summary="train a policy on collected demonstrations"),
     "train-image-tokens": Command(module="vla_ros.train.image_tokens", summary="train a VQ-VAE, dVAE or masked autoencoder on recorded pictures"),
     "continual": Command(module="vla_ros.train.continual", summary="teach a trained policy new demonstrations without losing the old"),
+    "forgetting": Command(module="vla_ros.forgetting", summary="what was lost of old tasks when new ones were learned"),
+    "generalisation": Command(module="vla_ros.generalisation", summary="success on tasks and scenes that demonstrations show, and on those that they do not"),
     "scaling": Command(module="vla_ros.train.scaling", summary="how performance grows with model, data and compute"),
     "ablate": Command(module="vla_ros.ablate", summary="what each idea is worth: variants with the same data, seeds and steps"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),

@@ -55,7 +55,8 @@ class EpisodeSpec:
     Attributes:
         seed: of the scene and of the task drawn in it.
         family: task family, None draws one.
-        split: ``seen`` or ``unseen`` combinations and phrasings.
+        split: ``seen`` or ``unseen`` combinations and phrasings, or only ``combinations`` or ``phrasings`` unseen.
+        variation: of the scene, as in ``sim.variations``; ``none``: as in demonstrations.
         other_task: the same scene with another instruction: the second half of a pair.
     """
 
@@ -63,6 +64,7 @@ class EpisodeSpec:
     family: str | None = None
     split: str = "seen"
     other_task: bool = False
+    variation: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,8 @@ class ClosedLoop:
 
     def run(self, spec: EpisodeSpec) -> EpisodeResult:
         """Plays one episode from its reset to success, failure or the time limit."""
-        self._env.reset(spec.seed, split=spec.split, family=spec.family)
+        variation = {} if spec.variation == "none" else {"variation": spec.variation}  # which the tabletop in MuJoCo alone has
+        self._env.reset(spec.seed, split=spec.split, family=spec.family, **variation)
         if spec.other_task:
             choose_other_task(self._env, spec)
         episode = _Episode(self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns, self._takeover)

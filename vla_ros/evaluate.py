@@ -30,7 +30,9 @@ from vla_ros.results import PROVIDERS, machine_facts, write_json
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
 FAMILIES = ("reach", "push", "pick", "put", "stack")
-SPLITS = ("seen", "unseen")
+NEW_FAMILIES = ("front",)  # which the shipped policy was not taught
+SPLITS = ("seen", "unseen", "combinations", "phrasings")
+VARIATIONS = ("none", "positions", "distractors", "light", "textures")
 SEEDS_PER_RUN = 1_000
 MAX_SEED = 9_999  # (MAX_SEED + 1) * SEEDS_PER_RUN = 10 million: the first seed that collection uses
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_expert = options.bundle == EXPERT
     folder = None if is_expert else bundle_dir(options.bundle)
     bundle = None if is_expert else load_bundle(folder)  # a broken bundle is refused here, not in a worker process
-    specs = plan_episodes(options.episodes, options.pairs, options.seed, options.split)
+    specs = plan_episodes(options.episodes, options.pairs, options.seed, options.split, options.families, options.variation)
     console = Console(stderr=True)
     if options.ros:
         from vla_ros.evaluate_ros import play_over_ros
@@ -70,7 +72,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=_count, default=100, help="episodes, dealt to the task families in turn (default 100)")
     parser.add_argument("--pairs", type=_count, default=0, help="scenes that are played twice, with two different instructions (default 0)")
     parser.add_argument("--seed", type=_seed, default=0, help=f"which set of scenes, 0 to {MAX_SEED} (default 0)")
-    parser.add_argument("--split", choices=SPLITS, default="seen", help="combinations and phrasings that training saw, or did not")
+    parser.add_argument("--split", choices=SPLITS, default="seen", help="combinations and phrasings that training saw, or did not, or only one of them not")
+    parser.add_argument("--variation", choices=VARIATIONS, default="none", help="scenes beyond what training saw (default: as in training)")
+    parser.add_argument("--families", nargs="+", choices=(*FAMILIES, *NEW_FAMILIES), default=FAMILIES, help="task families (default: those that the shipped policy was taught)")
     parser.add_argument("--delay-ms", type=float, default=DEFAULT_DELAY_MS, help="simulated time of one inference (default %(default)g)")
     parser.add_argument("--takeover", choices=[t.value for t in Takeover], default=Takeover.PREFIX.value, help="how chunks take over (default %(default)s)")
     parser.add_argument("--limit-s", type=float, default=EPISODE_LIMIT_S, help="simulated time limit of an episode (default %(default)g)")
@@ -85,6 +89,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("nothing to do: --episodes and --pairs are both 0")
     if options.bundle == EXPERT and options.ros:
         parser.error(f"the {EXPERT} needs the simulator's ground truth: leave out --ros")
+    if (options.variation != "none" or set(options.families) - set(FAMILIES)) and (options.ros or options.sim == GAZEBO):
+        parser.error("--variation and new --families are there in the embedded simulator only: leave out --ros and --sim gazebo")
     if options.sim == GAZEBO and options.ros:
         parser.error("--ros plays in the embedded simulator: leave out --sim gazebo")
     if options.workers < 1 or options.delay_ms < 0 or options.limit_s <= 0:
@@ -106,19 +112,21 @@ def _seed(text: str) -> int:
     return value
 
 
-def plan_episodes(episodes: int, pairs: int, seed: int, split: str) -> list[EpisodeSpec]:
+def plan_episodes(
+    episodes: int, pairs: int, seed: int, split: str, families: Sequence[str] = FAMILIES, variation: str = "none"
+) -> list[EpisodeSpec]:
     """All episodes of a run: single ones with the families in turn, then both halves of each pair.
 
     A pair's scenes come after all single ones, so that asking for pairs does not change the success rate.
     """
     first = seed * SEEDS_PER_RUN
-    families = itertools.cycle(FAMILIES)
-    specs = [EpisodeSpec(seed=first + i, family=next(families), split=split) for i in range(episodes)]
-    families = itertools.cycle(FAMILIES)
+    in_turn = itertools.cycle(families)
+    specs = [EpisodeSpec(seed=first + i, family=next(in_turn), split=split, variation=variation) for i in range(episodes)]
+    in_turn = itertools.cycle(families)
     for i in range(pairs):
-        family = next(families)
+        family = next(in_turn)
         scene = first + SEEDS_PER_RUN // 2 + i
-        specs += [EpisodeSpec(seed=scene, family=family, split=split, other_task=other) for other in (False, True)]
+        specs += [EpisodeSpec(seed=scene, family=family, split=split, variation=variation, other_task=other) for other in (False, True)]
     return specs
 
 
@@ -192,7 +200,8 @@ def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle | None, option
         "episodes": len(single),
         "split": options.split,
         "seed": options.seed,
-        "by_task": {family: success_summary(r.success for r in single if r.family == family) for family in FAMILIES},
+        "variation": options.variation,
+        "by_task": {family: success_summary(r.success for r in single if r.family == family) for family in options.families},
         "pairs": summarize_pairs([result for result in results if is_pair(result.spec)]),
         "mean_steps": _mean([result.steps for result in single]),
         "mean_seconds_of_successes": _mean([result.seconds for result in succeeded]),

@@ -10,7 +10,7 @@ in the data.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ from vla_ros.sim.commitments import draw_committed
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
 from vla_ros.sim.foresight import continued_chunk
 from vla_ros.sim.scene import COLOURS, KINDS
-from vla_ros.sim.tasks import FAMILIES, SPLITS, ObjectRef, Task, all_tasks, draw_evenly, is_held_out, phrasings
+from vla_ros.sim.tasks import ALL_FAMILIES, FAMILIES, SPLITS, ObjectRef, Task, all_tasks, draw_evenly, is_held_out, phrasings
 from vla_ros.sim.world import WorldState
 
 FORMAT_VERSION = 2
@@ -40,6 +40,7 @@ FIRST_TRAINING_SEED = 10_000_000  # evaluation uses small seeds
 MAX_OBJECTS = 8
 PLAN_LOW, PLAN_HIGH = (0.10, -0.35), (0.60, 0.35)  # m, base_link
 LABELS = 6  # instructions of a frame
+PLACING_FAMILIES = ("put", "stack", "front")  # what can be begun with a block in the hand
 _FRAMES_PER_SHARD = 1000
 _TASKS_PER_EPISODE = 3
 _MAX_FRAMES_PER_TASK = 60
@@ -65,10 +66,11 @@ WriteMeta = Callable[[Path, int, int], None]
 class EpisodeRecorder:
     """Runs the expert through one seed's scene after another and yields frames."""
 
-    def __init__(self, labels_per_frame: int, randomize_look: float = 1.0) -> None:
+    def __init__(self, labels_per_frame: int, randomize_look: float = 1.0, families: Sequence[str] = FAMILIES) -> None:
         self.env = TabletopEnv(randomize_look=randomize_look)
         self.kinematics = Kinematics(self.env.robot)
         self._labels = labels_per_frame
+        self._families = families
         self.successes: list[bool] = []
 
     def episode(self, seed: int) -> Iterator[dict[str, Any]]:
@@ -145,13 +147,13 @@ class EpisodeRecorder:
     def _other_tasks(self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task]) -> list[Task]:
         """K - 1 further instructions that make sense now: families equally likely, never a held-out combination."""
         held = world.held()
-        pool = [t for t in self.env.feasible_tasks() if t != task and not is_held_out(t) and (held is None or t.obj == held or t.family == "reach")]
+        pool = [t for t in self.env.feasible_tasks(self._families) if t != task and not is_held_out(t) and (held is None or t.obj == held or t.family == "reach")]
         others: list[Task] = []
         while len(others) < self._labels - 1:
             if finished and rng.random() < _P_DONE_LABEL:
                 others.append(finished[-1])
                 continue
-            families = [f for f in FAMILIES if any(t.family == f and t not in others for t in pool)]
+            families = [f for f in ALL_FAMILIES if any(t.family == f and t not in others for t in pool)]
             if not families:
                 others.append(task)
                 continue
@@ -162,7 +164,9 @@ class EpisodeRecorder:
 
     def _next_task(self, rng: np.random.Generator) -> Task | None:
         held = self.env.world_state().held()
-        pool = [t for t in self.env.feasible_tasks() if not is_held_out(t) and (held is None or (t.obj == held and t.family in ("put", "stack")))]
+        pool = [
+            t for t in self.env.feasible_tasks(self._families) if not is_held_out(t) and (held is None or (t.obj == held and t.family in PLACING_FAMILIES))
+        ]  # fmt: skip
         return draw_evenly(rng, pool)
 
     def random_arm(self, rng: np.random.Generator) -> np.ndarray:
@@ -225,7 +229,7 @@ def write_shard(
     partial.rename(folder)
 
 
-def write_meta(folder: Path, labels: int, seed: int) -> None:
+def write_meta(folder: Path, labels: int, seed: int, families: Sequence[str] = FAMILIES) -> None:
     """Writes ``meta.yaml``, what the arrays mean, and ``texts.txt``, everything that can be said, from which the tokenizer learns words."""
     meta = {
         "format_version": FORMAT_VERSION, "K": labels, "M": MAX_OBJECTS, "phases": list(expert.PHASES), "colours": list(COLOURS), "kinds": list(KINDS),
@@ -236,7 +240,7 @@ def write_meta(folder: Path, labels: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.yaml").write_text(yaml.safe_dump(meta, sort_keys=False), encoding="utf-8")
     objects = [ObjectRef(c, k) for c in COLOURS for k in KINDS]
-    texts = {text for task in all_tasks(objects) for split in SPLITS for text in phrasings(task, split)}
+    texts = {text for task in all_tasks(objects, families) for split in SPLITS for text in phrasings(task, split)}
     (folder / "texts.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
 
 
@@ -330,6 +334,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=FIRST_TRAINING_SEED, help="first scene; evaluation uses seeds below 10 million")
     parser.add_argument("--labels", type=int, default=LABELS, help="instructions per frame")
+    parser.add_argument("--families", nargs="+", choices=ALL_FAMILIES, default=FAMILIES, help="tasks of which labels are made (default: all but front, which the shipped policy does not know)")
     parser.add_argument("--snapshots", action="store_true", help="instead of episodes, one frame of each of many scenes, the arm and what it holds put anywhere")
     parser.add_argument("--questions", action="store_true", help="instead of demonstrations, pictures of many scenes with questions and answers, --labels of each")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
@@ -342,11 +347,12 @@ def main(argv: list[str] | None = None) -> int:
     from vla_ros.sim.snapshots import SnapshotRecorder
 
     kind, name = (SnapshotRecorder, "snap") if options.snapshots else (EpisodeRecorder, "run")
-    settings: dict[str, Any] = {"workers": options.workers, "seed": options.seed, "labels": options.labels}
+    settings: dict[str, Any] = {"workers": options.workers, "seed": options.seed, "labels": options.labels, "describe": partial(write_meta, families=options.families)}
+    choice: dict[str, Any] = {"families": options.families}
     if options.questions:
-        kind, name = QuestionRecorder, "ask"
+        kind, name, choice = QuestionRecorder, "ask", {}
         settings |= {"write": write_question_shard, "describe": write_question_meta}
-    counts = collect(options.out, options.frames, make_recorder=partial(kind, options.labels), name=name, **settings)
+    counts = collect(options.out, options.frames, make_recorder=partial(kind, options.labels, **choice), name=name, **settings)
     if options.json:
         options.json.write_text(json.dumps(counts, indent=2), encoding="utf-8")
     return 0

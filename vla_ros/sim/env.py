@@ -17,9 +17,11 @@ from vla_ros.core.paths import share_dir
 from vla_ros.robot.description import RobotDescription
 from vla_ros.robot.kinematics import Kinematics
 from vla_ros.sim import scene as scene_module
-from vla_ros.sim.layout import Look, Placement, draw_layout, draw_look
+from vla_ros.sim.layout import Look, Placement
+from vla_ros.sim.patterns import wear_pattern
 from vla_ros.sim.success import SuccessCheck
-from vla_ros.sim.tasks import ObjectRef, Task, all_tasks, phrasings, sample_task
+from vla_ros.sim.tasks import FAMILIES, NEW_FAMILIES, ObjectRef, Task, all_tasks, phrasings, sample_task
+from vla_ros.sim.variations import NONE, VARIATIONS, vary_layout, vary_look
 from vla_ros.sim.world import ObjectState, WorldState, is_feasible
 
 CONTROL_PERIOD_S = 0.02
@@ -66,12 +68,21 @@ class TabletopEnv:
 
     # ---- episodes ----
 
-    def reset(self, seed: int, task: Task | None = None, split: str = "seen", family: str | None = None, settle: bool = True) -> SimObservation:
-        """Lays out the scene of ``seed`` with the arm at home, draws a task unless one is given, and lets everything settle."""
+    def reset(
+        self, seed: int, task: Task | None = None, split: str = "seen", family: str | None = None, settle: bool = True, variation: str = NONE
+    ) -> SimObservation:
+        """Lays out the scene of ``seed`` with the arm at home, draws a task unless one is given, and lets everything settle.
+
+        Raises:
+            ValueError: a variation that is none of ``sim.variations.VARIATIONS``.
+        """
+        if variation not in VARIATIONS:
+            raise ValueError(f"variation is {variation!r}: valid are {', '.join(VARIATIONS)}")
         rng = np.random.default_rng([seed, 0])
         while True:
-            self._lay_out(draw_layout(rng), rng, settle)
-            drawn = None if task is not None else sample_task(rng, self.feasible_tasks(), split, family)
+            self._lay_out(vary_layout(rng, variation), rng, settle, variation)
+            families = (family,) if family in NEW_FAMILIES else FAMILIES
+            drawn = None if task is not None else sample_task(rng, self.feasible_tasks(families), split, family)
             if task is not None or drawn is not None:
                 break
         if drawn is not None:
@@ -85,10 +96,10 @@ class TabletopEnv:
         self.task, self.instruction = task, instruction
         self._check = SuccessCheck(task, self.world_state()) if task is not None else None
 
-    def feasible_tasks(self) -> list[Task]:
-        """The tasks that words can name in this scene and that the arm can do from the present state."""
+    def feasible_tasks(self, families: Sequence[str] = FAMILIES) -> list[Task]:
+        """The tasks of ``families`` that words can name in this scene and that the arm can do from the present state."""
         world = self.world_state()
-        return [t for t in all_tasks(world.objects) if is_feasible(t, world)]
+        return [t for t in all_tasks(world.objects, families) if is_feasible(t, world)]
 
     def success(self) -> bool:
         """Whether the present task has been achieved (and, where it must hold, has held for half a second)."""
@@ -205,7 +216,7 @@ class TabletopEnv:
             touched[finger] = set(rows[rows != body].tolist())
         return touched
 
-    def _lay_out(self, placements: list[Placement], rng: np.random.Generator, settle: bool) -> None:
+    def _lay_out(self, placements: list[Placement], rng: np.random.Generator, settle: bool, variation: str) -> None:
         mujoco.mj_resetData(self._model, self._data)
         self._placements = placements
         for body in self._scene.body_ids.values():
@@ -214,7 +225,7 @@ class TabletopEnv:
             body = self._scene.body_ids[placement.ref.kind, placement.slot]
             self._model.body_gravcomp[body] = 0.0
             self._set_pose(body, [placement.x, placement.y, scene_module.rest_height(placement.ref.kind) + 0.0005], placement.yaw)
-        self._dress(draw_look(rng, [p.ref for p in placements], self._randomize_look))
+        self._dress(vary_look(rng, [p.ref for p in placements], self._randomize_look, variation))
         self.place_arm(self.robot.home)
         if settle:
             mujoco.mj_step(self._model, self._data, nstep=_SETTLE_STEPS)
@@ -231,6 +242,7 @@ class TabletopEnv:
             model.geom_rgba[model.geom_bodyid == body, :3] = look.colours[placement.ref]
         model.geom("table").rgba[:3] = look.table
         model.geom("floor").rgba[:3] = look.floor
+        wear_pattern(model, look.pattern)
         model.light_pos[0] = look.light_position
         model.light_diffuse[0] = look.light_strength
         model.vis.headlight.ambient[:] = look.ambient

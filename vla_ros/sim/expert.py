@@ -14,7 +14,7 @@ import numpy as np
 
 from vla_ros.sim.scene import BLOCK_HALF_SIZE, SIDE_LINE_Y_M
 from vla_ros.sim.tasks import ObjectRef, Task
-from vla_ros.sim.world import WorldState, direction_sign, half_height, rests_on
+from vla_ros.sim.world import WorldState, direction_sign, goal_surface, half_height, is_placed
 
 PHASES = ("approach", "descend", "grasp", "lift", "carry", "lower", "release", "retreat", "push", "done")
 
@@ -130,9 +130,9 @@ def _pick(task: Task, world: WorldState) -> Plan:
 
 
 def _put(task: Task, world: WorldState) -> Plan:
-    target = world.objects[task.target].position
+    target = goal_surface(task, world)
     held = world.held() == task.obj
-    if rests_on(task.obj, task.target, world) and (not held or _is_at_release(task, world)):
+    if is_placed(task, world) and (not held or _is_at_release(task, world)):
         return _release(task, world)
     if not held:
         grasp = _grasp(task.obj, world)
@@ -145,7 +145,7 @@ def _put(task: Task, world: WorldState) -> Plan:
 
 
 def _carry(task: Task, world: WorldState) -> Plan:
-    target = world.objects[task.target].position
+    target = goal_surface(task, world)
     offset = world.objects[task.obj].position - world.tool  # how the block lies in the hand
     release = _release_point(task, world, offset)
     over = np.array([*release[:2], _CARRY_Z])
@@ -168,9 +168,9 @@ def _carry(task: Task, world: WorldState) -> Plan:
 
 
 def _release_point(task: Task, world: WorldState, offset: np.ndarray) -> np.ndarray:
-    target = world.objects[task.target].position
-    clearance = 0.006 if task.target.kind == "bowl" else 0.003
-    height = target[2] + half_height(task.target) + half_height(task.obj) + clearance
+    target = goal_surface(task, world)
+    clearance = 0.006 if task.target is not None and task.target.kind == "bowl" else 0.003
+    height = target[2] + half_height(task.obj) + clearance
     return np.array([*(target - offset)[:2], max(height - offset[2], _MIN_TOOL_Z)])
 
 
@@ -290,4 +290,4 @@ def _done(place: np.ndarray, position: np.ndarray, yaw: float, grip: float) -> P
     return Plan(phase="done", place=place[:2], waypoints=[_end(position, yaw, grip)])
 
 
-_PLANNERS: dict[str, Callable[[Task, WorldState], Plan]] = {"reach": _reach, "push": _push, "pick": _pick, "put": _put, "stack": _put}
+_PLANNERS: dict[str, Callable[[Task, WorldState], Plan]] = {"reach": _reach, "push": _push, "pick": _pick, "put": _put, "stack": _put, "front": _put}

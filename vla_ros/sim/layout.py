@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from vla_ros.sim.scene import BLOCK_HALF_SIZE, BLOCK_KINDS, COLOURS, CONTAINER_KINDS, CONTAINER_RADIUS_M, POOL_PER_KIND
 from vla_ros.sim.tasks import ObjectRef
 
-_X_RANGE = (0.21, 0.46)
-_Y_RANGE = (-0.15, 0.15)
-_CONTAINER_Y_RANGE = (-0.24, 0.24)
+X_RANGE = (0.21, 0.46)
+Y_RANGE = (-0.15, 0.15)
+CONTAINER_Y_RANGE = (-0.24, 0.24)
+Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 _FINGER_ROOM_M = 0.056  # from the tool's axis to the outside of an open finger
 _MAX_YAW_RAD = 0.7
 _ATTEMPTS = 200
@@ -31,7 +33,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Appearance of a scene. ``colours`` are RGB in 0..1; camera offsets in m and rad."""
+    """Appearance of a scene. ``colours`` are RGB in 0..1; camera offsets in m and rad; ``pattern`` of the table as in ``sim.patterns``."""
 
     colours: dict[ObjectRef, np.ndarray]
     table: np.ndarray
@@ -41,19 +43,28 @@ class Look:
     ambient: float
     camera_shift: np.ndarray
     camera_turn: np.ndarray
+    pattern: str | None = None
 
 
-def draw_layout(rng: np.random.Generator) -> list[Placement]:
-    """Draws three or four blocks and two or three containers that leave the fingers room. Always succeeds."""
+def draw_layout(
+    rng: np.random.Generator, *, blocks: int | None = None, ranges: Ranges | None = None, accept: Callable[[ObjectRef, float, float], bool] | None = None
+) -> list[Placement]:
+    """Draws three or four blocks and two containers that leave the fingers room. Always succeeds.
+
+    Args:
+        blocks: another number of blocks.
+        ranges: of x, of a block's y and of a container's y, m; None: those of demonstrations.
+        accept: whether an object may lie at x, y.
+    """
     while True:
-        refs = _draw_refs(rng)
-        placements = _place(rng, refs)
+        refs = _draw_refs(rng, blocks)
+        placements = _place(rng, refs, ranges or (X_RANGE, Y_RANGE, CONTAINER_Y_RANGE), accept)
         if placements is not None:
             return placements
 
 
-def _draw_refs(rng: np.random.Generator) -> list[ObjectRef]:
-    blocks = _distinct(rng, BLOCK_KINDS, int(rng.integers(3, 5)))
+def _draw_refs(rng: np.random.Generator, count: int | None) -> list[ObjectRef]:
+    blocks = _distinct(rng, BLOCK_KINDS, int(rng.integers(3, 5)) if count is None else count)
     containers = _distinct(rng, CONTAINER_KINDS, 2)
     return containers + blocks
 
@@ -68,13 +79,16 @@ def _distinct(rng: np.random.Generator, kinds: tuple[str, ...], count: int) -> l
     return chosen
 
 
-def _place(rng: np.random.Generator, refs: list[ObjectRef]) -> list[Placement] | None:
+def _place(
+    rng: np.random.Generator, refs: list[ObjectRef], ranges: Ranges, accept: Callable[[ObjectRef, float, float], bool] | None
+) -> list[Placement] | None:
+    x_range, block_y_range, container_y_range = ranges
     placed: list[Placement] = []
     for ref in refs:
         for _ in range(_ATTEMPTS):
-            y_range = _CONTAINER_Y_RANGE if ref.kind in CONTAINER_KINDS else _Y_RANGE
-            x, y = rng.uniform(*_X_RANGE), rng.uniform(*y_range)
-            if all(np.hypot(x - p.x, y - p.y) > _clearance(ref, p.ref) for p in placed):
+            y_range = container_y_range if ref.kind in CONTAINER_KINDS else block_y_range
+            x, y = rng.uniform(*x_range), rng.uniform(*y_range)
+            if (accept is None or accept(ref, x, y)) and all(np.hypot(x - p.x, y - p.y) > _clearance(ref, p.ref) for p in placed):
                 slot = sum(p.ref.kind == ref.kind for p in placed)
                 placed.append(Placement(ref=ref, slot=slot, x=x, y=y, yaw=rng.uniform(-_MAX_YAW_RAD, _MAX_YAW_RAD)))
                 break

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 
 from vla_ros.robot.description import RobotDescription
+from vla_ros.sim.patterns import add_patterns
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.10),
@@ -70,6 +71,7 @@ def build_scene(robot: RobotDescription) -> SceneModel:
     for kind in KINDS:
         for index in range(POOL_PER_KIND):
             _add_object(spec, kind, index)
+    add_patterns(spec)
     model = spec.compile()
     joints = [model.joint(name) for name in robot.joint_names]
     return SceneModel(

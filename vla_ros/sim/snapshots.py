@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from vla_ros.robot.kinematics import KinematicsError
-from vla_ros.sim.collect import EpisodeRecorder
+from vla_ros.sim.collect import PLACING_FAMILIES, EpisodeRecorder
 from vla_ros.sim.expert import OPEN_M, PUSH_STANDOFF_M, grasp_yaw
 from vla_ros.sim.scene import BLOCK_HALF_SIZE, SIDE_LINE_Y_M
 from vla_ros.sim.tasks import ObjectRef, Task, draw_evenly, is_held_out
-from vla_ros.sim.world import direction_sign, half_height
+from vla_ros.sim.world import direction_sign, goal_surface, half_height
 
 _KINDS_OF_STATE = ("anywhere", "near", "behind", "held", "placed")
 _SHARES = (0.20, 0.22, 0.15, 0.30, 0.13)
@@ -33,7 +33,7 @@ class SnapshotRecorder(EpisodeRecorder):
         """Yields the frame of ``seed``, or none where its draw cannot be posed."""
         rng = np.random.default_rng([seed, 2])
         self.env.reset(seed, settle=False)
-        family_tasks = [t for t in self.env.feasible_tasks() if not is_held_out(t)]
+        family_tasks = [t for t in self.env.feasible_tasks(self._families) if not is_held_out(t)]
         poser = getattr(self, "_pose_" + rng.choice(_KINDS_OF_STATE, p=_SHARES))
         try:
             task = poser(family_tasks, rng)
@@ -83,15 +83,15 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_held(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """A block between the fingers: just grasped, lifted, on the way, or over where it goes."""
-        task = draw_evenly(rng, [t for t in tasks if t.family in ("pick", "put", "stack")])
+        task = draw_evenly(rng, [t for t in tasks if t.family in ("pick", *PLACING_FAMILIES)])
         if task is None:
             return None
         world = self.env.world_state()
         block = world.objects[task.obj]
         yaw = grasp_yaw(task.obj, block.yaw, 0.0)
-        goal = world.objects[task.target].position if task.target is not None else None
+        goal = goal_surface(task, world) if task.family in PLACING_FAMILIES else None
         if goal is not None and rng.random() < 0.65:
-            lowest = goal[2] + half_height(task.target) + half_height(task.obj) + 0.002
+            lowest = goal[2] + half_height(task.obj) + 0.002
             spread = rng.choice([0.004, 0.02, 0.06])
             xyz = np.array([*(goal[:2] + rng.normal(0.0, spread, 2)), rng.uniform(lowest, 0.19) if spread < 0.05 else rng.uniform(0.13, 0.2)])
             yaw = rng.normal(0.0, 0.1)
@@ -104,12 +104,12 @@ class SnapshotRecorder(EpisodeRecorder):
 
     def _pose_placed(self, tasks: list[Task], rng: np.random.Generator) -> Task | None:
         """A block where it should be, with the hand still around it or already above."""
-        task = draw_evenly(rng, [t for t in tasks if t.family in ("put", "stack")])
+        task = draw_evenly(rng, [t for t in tasks if t.family in PLACING_FAMILIES])
         if task is None:
             return None
-        goal = self.env.world_state().objects[task.target].position
+        goal = goal_surface(task, self.env.world_state())
         spread = 0.006 if task.family == "stack" else 0.014
-        place = goal + np.array([*rng.normal(0.0, spread, 2), half_height(task.target) + half_height(task.obj)])
+        place = goal + np.array([*rng.normal(0.0, spread, 2), half_height(task.obj)])
         yaw = rng.normal(0.0, 0.1)
         self.env.place_object(task.obj, place, yaw)
         above = rng.choice([0.0, rng.uniform(0.0, 0.16)])

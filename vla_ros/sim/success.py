@@ -7,7 +7,7 @@ import numpy as np
 
 from vla_ros.sim.scene import SIDE_LINE_Y_M
 from vla_ros.sim.tasks import Task
-from vla_ros.sim.world import WorldState, direction_sign, half_height, rests_on
+from vla_ros.sim.world import WorldState, direction_sign, half_height, is_placed
 
 HOLD_S = 0.5  # how long a state must last before it counts
 _REACH_RADIUS_M = 0.025
@@ -44,4 +44,4 @@ class SuccessCheck:
             return bool(direction_sign(task.direction) * obj.position[1] > SIDE_LINE_Y_M and obj.position[2] < 0.05 and not obj.touched_by == {0, 1})
         if task.family == "pick":
             return bool(obj.position[2] > self._start.objects[task.obj].position[2] + _LIFTED_M and obj.touched_by == {0, 1})
-        return bool(rests_on(task.obj, task.target, world) and not obj.touched_by and obj.speed < _STILL_M_S)
+        return bool(is_placed(task, world) and not obj.touched_by and obj.speed < _STILL_M_S)

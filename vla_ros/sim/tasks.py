@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the robot can be told: task families, their phrasings, which combinations training never sees, and parsing of typed text.
 
-Left and right are those of the front picture (an operator who faces the robot): left is negative y of ``base_link``.
+Left and right are those of the front picture (an operator who faces the robot): left is negative y of ``base_link``. The front is nearest to the operator.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import numpy as np
 from vla_ros.sim.scene import BLOCK_KINDS, COLOURS, CONTAINER_KINDS, KINDS
 
 FAMILIES = ("reach", "push", "pick", "put", "stack")
+NEW_FAMILIES = ("front",)  # what the shipped policy was never taught: for learning something new (docs/training.md); never drawn unless asked for
+ALL_FAMILIES = FAMILIES + NEW_FAMILIES
 DIRECTIONS = ("left", "right")
 SPLITS = ("seen", "unseen")
+PARTLY_UNSEEN = ("combinations", "phrasings")  # held-out combinations in known words, and known combinations in new words
 
 
 @dataclass(frozen=True, order=True)
@@ -62,6 +65,10 @@ _PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "seen": ("stack the {obj} on the {target}", "put the {obj} on the {target}", "place the {obj} on top of the {target}", "stack the {obj} on top of the {target}", "pick up the {obj} and stack it on the {target}", "please stack the {obj} on the {target}", "put the {obj} on top of the {target}"),
         "unseen": ("please place the {obj} on the {target}", "grab the {obj} and put it on top of the {target}", "could you stack the {obj} on top of the {target}", "set the {obj} on top of the {target}"),
     },
+    "front": {
+        "seen": ("put the {obj} at the front", "move the {obj} to the front", "place the {obj} at the front", "set the {obj} down at the front", "please put the {obj} at the front", "pick up the {obj} and put it at the front"),
+        "unseen": ("please move the {obj} to the front", "could you place the {obj} at the front", "take the {obj} and set it down at the front"),
+    },
 }
 
 
@@ -74,7 +81,7 @@ def phrasings(task: Task, split: str = "seen") -> list[str]:
 
 def is_held_out(task: Task) -> bool:
     """Whether training never sees this combination of family, colours and shapes (about one in seven)."""
-    family, obj = FAMILIES.index(task.family), _index(task.obj)
+    family, obj = ALL_FAMILIES.index(task.family), _index(task.obj)
     if (obj + 3 * family) % 7 == 0:
         return True
     return task.target is not None and (obj + 2 * _index(task.target) + family) % 11 == 0
@@ -84,8 +91,8 @@ def _index(ref: ObjectRef) -> int:
     return list(COLOURS).index(ref.colour) + len(COLOURS) * KINDS.index(ref.kind)
 
 
-def all_tasks(objects: Iterable[ObjectRef]) -> list[Task]:
-    """Every task that words can name among ``objects``, feasible or not."""
+def all_tasks(objects: Iterable[ObjectRef], families: Sequence[str] = FAMILIES) -> list[Task]:
+    """Every task of ``families`` that words can name among ``objects``, feasible or not."""
     objects = list(objects)
     blocks = [o for o in objects if o.kind in BLOCK_KINDS]
     containers = [o for o in objects if o.kind in CONTAINER_KINDS]
@@ -93,26 +100,27 @@ def all_tasks(objects: Iterable[ObjectRef]) -> list[Task]:
     tasks += [Task(family="push", obj=o, direction=d) for o in blocks for d in DIRECTIONS]
     tasks += [Task(family="put", obj=o, target=t) for o in blocks for t in containers]
     tasks += [Task(family="stack", obj=o, target=t) for o, t in itertools.permutations(blocks, 2)]
-    return tasks
+    tasks += [Task(family="front", obj=o) for o in blocks]
+    return [task for task in tasks if task.family in families]
 
 
 def sample_task(rng: np.random.Generator, tasks: Sequence[Task], split: str = "seen", family: str | None = None) -> tuple[Task, str] | None:
     """Draws a task and a phrasing, families equally likely; None where none fits.
 
-    ``unseen`` draws held-out combinations and phrasings only.
+    ``unseen`` draws held-out combinations and phrasings only; ``combinations`` and ``phrasings`` only the one of them.
     """
     pool = [t for t in tasks if family in (None, t.family)]
-    pool = [t for t in pool if is_held_out(t) == (split == "unseen")]
+    pool = [t for t in pool if is_held_out(t) == (split in ("unseen", "combinations"))]
     task = draw_evenly(rng, pool)
     if task is None:
         return None
-    words = phrasings(task, split)
+    words = phrasings(task, "unseen" if split in ("unseen", "phrasings") else "seen")
     return task, words[rng.integers(len(words))]
 
 
 def draw_evenly(rng: np.random.Generator, tasks: Sequence[Task]) -> Task | None:
     """Draws a task, families equally likely; None where there is none."""
-    families = [f for f in FAMILIES if any(t.family == f for t in tasks)]
+    families = [f for f in ALL_FAMILIES if any(t.family == f for t in tasks)]
     if not families:
         return None
     chosen = families[rng.integers(len(families))]
@@ -132,6 +140,8 @@ def parse_task(text: str, objects: Iterable[ObjectRef] | None = None) -> Task | 
     if len(found) == 2:
         family = "put" if found[1].kind in CONTAINER_KINDS else "stack"
         return Task(family=family, obj=found[0], target=found[1]) if found[0] != found[1] else None
+    if re.search(r"\bfront\b", words):
+        return Task(family="front", obj=found[0])
     if side:
         return Task(family="push", obj=found[0], direction=side[0])
     if re.search(r"\b(pick|grab|lift|take|grasp)\b", words):

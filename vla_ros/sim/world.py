@@ -14,9 +14,12 @@ from vla_ros.sim.tasks import ObjectRef, Task
 IN_BOWL_RADIUS_M = 0.040
 ON_PAD_RADIUS_M = 0.045
 ON_BLOCK_RADIUS_M = 0.018
+FRONT_XY = (0.475, 0.0)  # base_link, m: at the far edge of where objects are laid out, nearest to who faces the robot
+AT_FRONT_RADIUS_M = 0.030
 _RESTING_TOLERANCE_M = 0.012
 _PUSH_LANE_M = 0.052  # half width that must be free beside a pushed block's centre
 _PUSH_RUN_UP_M = 0.085
+_ROOM_AT_FRONT_M = {"block": 0.09, "container": 0.12}  # to the next centre: the block and an open finger fit between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,22 @@ def rests_on(obj: ObjectRef, target: ObjectRef, world: WorldState) -> bool:
     return bool(np.hypot(*(a - b)[:2]) < radius and abs(height) < _RESTING_TOLERANCE_M)
 
 
+def goal_surface(task: Task, world: WorldState) -> np.ndarray:
+    """Where the block of a task is to stand: the middle of the surface below it, [3] in ``base_link``, m."""
+    if task.target is None:
+        return np.array([*FRONT_XY, 0.0])
+    x, y, z = world.objects[task.target].position
+    return np.array([x, y, z + half_height(task.target)])
+
+
+def is_placed(task: Task, world: WorldState) -> bool:
+    """Whether the block of a task stands where it is to stand (geometry only: it may still be held)."""
+    if task.target is not None:
+        return rests_on(task.obj, task.target, world)
+    x, y, z = world.objects[task.obj].position
+    return bool(np.hypot(x - FRONT_XY[0], y - FRONT_XY[1]) < AT_FRONT_RADIUS_M and abs(z - half_height(task.obj)) < _RESTING_TOLERANCE_M)
+
+
 def is_free_on_top(ref: ObjectRef, world: WorldState) -> bool:
     """Whether nothing stands on ``ref``."""
     return not any(rests_on(other, ref, world) for other in world.objects if other != ref and other.kind in BLOCK_KINDS)
@@ -88,12 +107,22 @@ def is_feasible(task: Task, world: WorldState) -> bool:
         return False
     if task.family == "push":
         return _push_is_free(task, world)
+    if task.family == "front":
+        return _front_is_free(task, world) and not is_placed(task, world)
     return True
 
 
 def _within_reach(ref: ObjectRef, world: WorldState) -> bool:
     x, y, _ = world.objects[ref].position
     return bool(0.18 < x < 0.50 and abs(y) < 0.28 and 0.20 < np.hypot(x, y) < 0.55)
+
+
+def _front_is_free(task: Task, world: WorldState) -> bool:
+    for other, state in world.objects.items():
+        room = _ROOM_AT_FRONT_M["block" if other.kind in BLOCK_KINDS else "container"]
+        if other != task.obj and np.hypot(state.position[0] - FRONT_XY[0], state.position[1] - FRONT_XY[1]) < room:
+            return False
+    return True
 
 
 def _push_is_free(task: Task, world: WorldState) -> bool:

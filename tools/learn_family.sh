@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Teaches a trained policy a task family that it does not know, and measures what it forgot.
+# usage: tools/learn_family.sh DIRECTORY CHECKPOINT OLD_DATA...     e.g. runs/front runs/tabletop/second/best.pt runs/tabletop/snapshots runs/tabletop/corrections
+# STEPS of training (default 1500), FRAMES of new demonstrations (default 12000), EPISODES of each evaluation (default 200), METHOD (default both:
+# EWC and rehearsal), SHARE of old frames in a batch (default 0.5), STRENGTH of EWC (default 100), WORKERS (default 2).
+# A step that has left its result is not repeated: call it again after an interruption.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+directory=${1:?usage: tools/learn_family.sh DIRECTORY CHECKPOINT OLD_DATA...} checkpoint=${2:?which checkpoint} ; shift 2
+[ $# -gt 0 ] || { echo "learn_family: name the old data, for rehearsal" >&2; exit 2; }
+vla=${VLA:-.venv/bin/vla} family=${FAMILY:-front} episodes=${EPISODES:-200} frames=${FRAMES:-12000} workers=${WORKERS:-2}
+mkdir -p "$directory"
+
+step() { # result command...
+  local result=$directory/$1; shift
+  [ -e "$result" ] && return
+  printf '\n== vla %s\n' "$*"
+  "$vla" "$@"
+  [ -e "$result" ] || { echo "learn_family: $result is missing after: vla $*" >&2; exit 1; }
+}
+measure() { # before|after bundle
+  step "$1_old.json" evaluate "$2" --episodes "$episodes" --seed 1000 --workers "$workers" --json "$directory/$1_old.json"
+  step "$1_new.json" evaluate "$2" --episodes "$episodes" --seed 1000 --workers "$workers" --families "$family" --json "$directory/$1_new.json"
+}
+
+new=$directory/data
+step snapshots.json collect --families "$family" --snapshots --labels 3 --seed 40000000 --frames $((frames * 3 / 4)) --workers "$workers" --out "$new" --json "$directory/snapshots.json"
+step episodes.json collect --families "$family" --labels 3 --seed 45000000 --frames $((frames / 4)) --workers "$workers" --out "$new" --json "$directory/episodes.json"
+step bundle_before export --checkpoint "$checkpoint" --data "$1" --out "$directory/bundle_before"
+measure before "$directory/bundle_before"
+resume=(); [ -e "$directory/run/last.pt" ] && resume=(--resume)
+step run/continual.json continual --checkpoint "$checkpoint" --old "$@" --new "$new" --out "$directory/run" --method "${METHOD:-both}" \
+  --share "${SHARE:-0.5}" --strength "${STRENGTH:-100}" --set "run.max_steps=${STEPS:-1500}" --set "optim.learning_rate=${RATE:-3e-4}" "${resume[@]}"
+step bundle_after export --checkpoint "$directory/run/best.pt" --data "$1" --out "$directory/bundle_after"
+measure after "$directory/bundle_after"
+"$vla" forgetting --old "$directory"/{before,after}_old.json --new "$directory"/{before,after}_new.json --json "$directory/forgetting.json"
