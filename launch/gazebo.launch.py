@@ -6,6 +6,7 @@ Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up th
 """
 
 import tempfile
+import os
 from pathlib import Path
 
 import yaml
@@ -104,7 +105,7 @@ def driver() -> Node:
         executable="vla_sim",
         name="vla_sim",
         namespace=LaunchConfiguration("namespace"),
-        arguments=["--log-level", LaunchConfiguration("log_level")],
+        arguments=["--log-level", LaunchConfiguration("log_level"), "--end-with", str(os.getpid())],
         parameters=[
             {
                 "simulator": "gazebo",

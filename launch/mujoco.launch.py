@@ -5,6 +5,7 @@ Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up th
 and those of the simulator below.
 """
 
+import os
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
@@ -35,7 +36,7 @@ def simulator_node() -> Node:
         executable="vla_sim",
         name="vla_sim",
         namespace=LaunchConfiguration("namespace"),
-        arguments=["--log-level", LaunchConfiguration("log_level")],
+        arguments=["--log-level", LaunchConfiguration("log_level"), "--end-with", str(os.getpid())],
         parameters=[
             {
                 "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),

@@ -4,6 +4,7 @@
 ``ros2 launch vla_ros policy.launch.py --show-args`` lists the arguments. A second node beside the first needs a namespace of its own.
 """
 
+import os
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
@@ -64,7 +65,10 @@ def policy_node() -> LifecycleNode:
         executable="vla_policy",
         name="vla_policy",
         namespace=LaunchConfiguration("namespace"),
-        arguments=["--autostart", LaunchConfiguration("autostart"), "--log-level", LaunchConfiguration("log_level")],
+        arguments=[
+            *("--autostart", LaunchConfiguration("autostart"), "--log-level", LaunchConfiguration("log_level")),
+            *("--end-with", str(os.getpid())),  # at SIGTERM ros2 launch ends and leaves its processes behind
+        ],
         parameters=[
             LaunchConfiguration("params_file"),
             {

@@ -80,6 +80,28 @@ def test_row_59_a_signal_holds_and_exits_within_five_seconds(acting, number, wai
     assert "Traceback" not in log and not any(is_running(pid) for pid in workers)
 
 
+def test_a_node_that_was_launched_holds_and_ends_when_its_launch_is_gone(context, tiny_bundle, wait_until):
+    """``ros2 launch`` ends at SIGTERM at once and does not end what it started."""
+    from vla_ros.ros.fake_robot import FakeRobot
+
+    code = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-m', *sys.argv[1:], '--end-with', str(os.getpid()), '--ros-args', *%r]).wait()"
+    command = [sys.executable, "-c", code % (_RELAXED,), "vla_ros.ros.run", "--model", str(tiny_bundle)]
+    robot = FakeRobot(_ROBOT, tabletop.CAMERAS)
+    launch = subprocess.Popen(command)
+    try:
+        wait_until(lambda: robot.hears_instructions and robot.code == "IDLE", "the node is active", 40.0)
+        robot.instruct("go")
+        wait_until(lambda: robot.code == "ACTING" and robot.speed() > 0.01, "the robot moves")
+        (node,) = children(launch.pid)
+        launch.kill()
+        launch.wait()
+        wait_until(lambda: not is_running(node), "the node has ended")
+        wait_until(lambda: robot.speed() < 1e-6, "the last command is at rest")
+    finally:
+        launch.kill()
+        robot.close()
+
+
 def test_a_signal_while_loading_ends_the_process(domain, tiny_bundle, wait_until):
     process = start_policy(tiny_bundle)
     wait_until(lambda: children(process.pid), "the worker is being loaded", 30.0)

@@ -24,6 +24,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.processes import die_with_parent
 from vla_ros.ros.log_pump import LogPump
 from vla_ros.ros.parameters import parameter_specs
 from vla_ros.ros.transport import use_fastdds_profile
@@ -112,6 +113,9 @@ def add_parameter_arguments(parser: argparse.ArgumentParser, cls: type, only: Se
         choices=("debug", "info", "warn", "error", "fatal"),
         help="least severity that is logged (default: info)",
     )
+    parser.add_argument(
+        "--end-with", type=int, metavar="PID", help="end, as at SIGTERM, when this parent process has ended (launch files set it)"
+    )
 
 
 def parameter_overrides(cls: type, arguments: argparse.Namespace) -> list[Parameter]:
@@ -140,6 +144,8 @@ def serve(
         ros_arguments: from ``--ros-args`` on.
     """
     use_fastdds_profile()
+    if arguments.end_with:
+        end_with(arguments.end_with)
     with LogPump(), StopSignals() as signals:
         rclpy.init(args=_ros_arguments(arguments, ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
         executor = SingleThreadedExecutor()
@@ -161,6 +167,13 @@ def serve(
         executor.shutdown(timeout_sec=1.0)
         rclpy.try_shutdown()
     return signals.exit_code
+
+
+def end_with(parent_pid: int) -> None:
+    """Has the kernel send SIGTERM when the parent ends, however that happens: ``ros2 launch`` leaves its processes behind at SIGTERM."""
+    die_with_parent()
+    if os.getppid() != parent_pid and not os.path.exists(f"/proc/{parent_pid}"):  # it ended before the call
+        raise SystemExit(EXIT_DONE)
 
 
 def _spin_once(executor: SingleThreadedExecutor, node: Node) -> None:
