@@ -99,3 +99,43 @@ def test_bad_data_is_refused_with_file_and_row(folder, tmp_path):
 def test_demonstrations_are_no_questions(dataset_folder):
     with pytest.raises(DataError, match="no question dataset"):
         QuestionDataset([dataset_folder], 0.3)
+
+
+def run_only_answers(folder, tmp_path, **run):
+    from vla_ros.train.config import TrainConfig
+    from vla_ros.train.data import Dataset
+    from vla_ros.train.synthetic import write_dataset
+    from vla_ros.train.trainer import Trainer
+
+    settings = {
+        "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8], "answer_tokens": 6, "answer_depth": 1},
+        "data": {"frames_per_batch": 2, "labels_per_frame": 1, "question_frames": 4, "questions_per_frame": 2, "val_fraction": 0.3, "rescan_s": 0},
+        "run": {"max_steps": 60, "val_frames": 4, "threads": 1, "only": "answers", "vision_fraction": 0.0, **run},
+        "optim": {"learning_rate": 3e-3, "warmup_steps": 5},
+    }
+    data = write_dataset(tmp_path / "data")
+    return Trainer(TrainConfig.from_dict(settings), Dataset([data], val_fraction=0.3), tmp_path / "run", questions=QuestionDataset([folder], 0.3))
+
+
+def test_answers_are_learned_beside_a_policy_that_stays_bit_for_bit(folder, tmp_path):
+    trainer = run_only_answers(folder, tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    batch = trainer.maker.questions.training_batch(0)
+    first, _ = answer_loss(trainer.model.eval(), batch)
+    trainer.run()
+    last, _ = answer_loss(trainer.model, batch)
+    assert last < 0.7 * first
+    changed = {name.split(".")[0] for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"answers", "finder", "answer_blocks"}
+
+
+def test_answers_alone_need_layers_of_their_own(folder, tmp_path):
+    from vla_ros.core.errors import ConfigError
+    from vla_ros.train.config import RunConfig
+
+    with pytest.raises(ConfigError, match="valid are '', 'answers'"):
+        RunConfig(only="answer")
+    with pytest.raises(ConfigError, match="model.answer_tokens"):
+        from vla_ros.model import PolicyConfig
+
+        PolicyConfig(vocab_size=600, first_action_token=300, seen_tokens=(1,), answer_depth=2)

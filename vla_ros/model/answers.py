@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers to questions: text tokens after the prompt, each of which reads vision, prompt and the tokens before it (prefix-LM).
 
-Axes: N questions, T text tokens, L answer tokens, S = T + L, E width.
+Axes: N questions, B pictures, T text tokens, L answer tokens, S = T + L, V vision tokens, E width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from vla_ros.model.config import PolicyConfig
+from vla_ros.model.transformer import Block
 
 
 class AnswerReader(nn.Module):
@@ -23,6 +26,27 @@ class AnswerReader(nn.Module):
         """Inputs of the answer's positions, [N, L, E]: the beginning, then every token but the last (teacher forcing)."""
         begin_N1E = self.begin_E.expand(len(embedded_NLE), 1, -1)
         return torch.cat([begin_N1E, embedded_NLE[:, :-1]], dim=1) + self.position_LE[: embedded_NLE.shape[1]]
+
+
+class AnswerBlocks(nn.Module):
+    """Layers for questions alone, beside a policy that stays as it is (`run.only: answers`).
+
+    They read what the policy's own layers make of the picture. Questions have words that instructions do not have, and other uses of those
+    that they have: `words` is added to the vocabulary's embeddings.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        nn.init.zeros_(self.words.weight)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.answer_depth))
+
+    def forward(self, read_BVE: Tensor, label_NSE: Tensor, mask_N1SS: Tensor) -> Tensor:
+        """The next features of question and answer, [N, S, E]."""
+        for block in self.blocks:
+            _, key, value = block.vision(read_BVE, update=False)
+            label_NSE = block.label(label_NSE, key, value, mask_N1SS)
+        return label_NSE
 
 
 def answer_mask(padded_NT: Tensor, answer: int) -> Tensor:

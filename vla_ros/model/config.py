@@ -53,7 +53,7 @@ class PolicyConfig:
     `feed_forward` "moe" makes each block's feed-forward a mixture of `experts`, of which a token visits `experts_top_k`.
     `action_head` "l1" or "flow" adds a continuous head beside the tokens, whose answer the exported graph gives.
     `touch_dim` above 0 adds a token of contact forces after the state. `answer_tokens` above 0 lets the policy answer questions in
-    that many text tokens, the end included.
+    that many text tokens, the end included; `answer_depth` above 0 gives questions so many layers of their own.
     """
 
     vocab_size: int
@@ -89,6 +89,7 @@ class PolicyConfig:
     action_head: str = "tokens"
     touch_dim: int = 0
     answer_tokens: int = 0
+    answer_depth: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("stem", self.stem, STEMS)
@@ -131,7 +132,11 @@ class PolicyConfig:
             raise ConfigError("model.feed_forward moe needs model.fusion sequence: the cross-modal streams have dense feed-forwards of their own")
         if self.decoding == "autoregressive" and (self.fusion, self.feed_forward, self.action_head) != ("sequence", "dense", "tokens"):
             raise ConfigError("model.decoding autoregressive needs model.fusion sequence, model.feed_forward dense and model.action_head tokens")
-        for name in ("touch_dim", "answer_tokens"):
+        if self.answer_depth and self.fusion == "cross":
+            raise ConfigError("model.answer_depth needs model.fusion sequence: with cross-modal attention words change what vision sees")
+        if self.answer_depth and not self.answer_tokens:
+            raise ConfigError("model.answer_depth needs room for answers: set model.answer_tokens (10 is enough)")
+        for name in ("touch_dim", "answer_tokens", "answer_depth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"model.{name} must not be negative, got {getattr(self, name)}")
 

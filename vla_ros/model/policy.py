@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.model.answers import AnswerReader, answer_mask
+from vla_ros.model.answers import AnswerBlocks, AnswerReader, answer_mask
 from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
 from vla_ros.model.heads import ActionHead, TouchEncoder, logits_of_actions, make_action_head
@@ -92,6 +92,7 @@ class Policy(nn.Module):
         self.touch_position_E = _table(width) if config.touch_dim else None
         self.answers = AnswerReader(config.answer_tokens, width) if config.answer_tokens else None
         self.finder = Finder(config) if config.answer_tokens else None
+        self.answer_blocks = AnswerBlocks(config) if config.answer_depth else None
         self.read_phase = nn.Linear(width, config.plan_phases)
         self.read_point = nn.Linear(width, 2 * width)
         self.speak = nn.Linear(width, width)
@@ -147,15 +148,33 @@ class Policy(nn.Module):
         if self.answers is None:
             raise ConfigError("this policy answers no questions: set model.answer_tokens and train it on questions")
         words = text_NT.shape[1]
-        label_NLE = torch.cat([self._embed_text(text_NT), self.answers(self.tokens(answer_NL))], dim=1)
+        word_NTE = self.tokens(text_NT)
+        if self.answer_blocks is not None:
+            word_NTE = word_NTE + self.answer_blocks.words(text_NT)
+        label_NLE = torch.cat([word_NTE + self.text_position_TE[:words], self.answers(self.tokens(answer_NL))], dim=1)
         mask_N1LL = answer_mask(text_NT == self.config.pad_token, answer_NL.shape[1]).to(label_NLE.dtype) * MASKED
-        vision_BVE, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
+        if self.answer_blocks is None:
+            vision_BVE, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
+            label_NLE = self._think(read, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL, words, start=words)
+        else:
+            vision_BVE, read = self.look_only(images)
+            label_NLE = self.answer_blocks(read, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL)[:, words:]
+        return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t()
+
+    def _find(self, vision_BVE: Tensor, label_NLE: Tensor, word_NTE: Tensor) -> Tensor:
+        """The label stream of a question whose words have found their cells."""
+        words = word_NTE.shape[1]
         front_BVE = self.norm_vision(vision_BVE[:, : self.front_tokens])
         text_NTE = self.norm_point(label_NLE[:, :words])
-        found_NTE = self.finder(text_NTE, self.tokens(text_NT), self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
-        label_NLE = torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
-        label_NLE = self._think(read, label_NLE, mask_N1LL, words, start=words)
-        return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t()
+        found_NTE = self.finder(text_NTE, word_NTE, self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
+        return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
+
+    def look_only(self, images: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What vision sees without any words, and what later layers read of it."""
+        vision_BVE = self.vision(images)
+        for block in self.blocks[: self.config.vision_depth]:
+            vision_BVE, _, _ = block.vision(vision_BVE, update=True)
+        return vision_BVE, vision_BVE
 
     def _look(self, vision_BVE: Tensor, label_NLE: Tensor, mask_N1LL: Tensor, words: int) -> tuple[Tensor, Tensor, Tensor]:
         """The layers that change vision: what vision sees without any words, what later layers read of it, and the label stream."""

@@ -15,6 +15,7 @@ from vla_ros.core.errors import ConfigError
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
+ONLY = ("", "answers")  # what a run trains; the first is everything
 ACTION_BINS = ("uniform", "quantile")
 
 
@@ -112,7 +113,8 @@ class RunConfig:
 
     The first `vision_fraction` of the budget trains what the vision tokens say, alone: it is cheap, and words find their objects at once
     when they come. `image_tokens` and `vision_init` name checkpoints of `vla train-image-tokens`: the tokenizer of model.stem tokens, and
-    the masked autoencoder from which the vision transformer of model.stem vit starts. `precision` bfloat16 multiplies matrices in half the
+    the masked autoencoder from which the vision transformer of model.stem vit starts. `only` answers trains what questions have of their own
+    (model.answer_depth) and leaves the policy as it is. `precision` bfloat16 multiplies matrices in half the
     bits (mixed precision); weights and their updates stay float32. It and `device` cuda have not been run on a GPU yet. With `max_minutes` the learning rate follows the time spent training, so that a slower machine still ends its decay.
     """
 
@@ -131,11 +133,12 @@ class RunConfig:
     precision: str = "float32"
     image_tokens: str = ""
     vision_init: str = ""
+    only: str = ""
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("device", self.device, DEVICES), ("precision", self.precision, PRECISIONS)):
+        for name, value, choices in (("device", self.device, DEVICES), ("precision", self.precision, PRECISIONS), ("only", self.only, ONLY)):
             if value not in choices:
-                raise ConfigError(f"run.{name} is {value!r}: valid are {', '.join(choices)}")
+                raise ConfigError(f"run.{name} is {value!r}: valid are {', '.join(map(repr, choices) if '' in choices else choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)

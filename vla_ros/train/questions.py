@@ -229,3 +229,10 @@ def _open(path: Path, kinds: int) -> QuestionShard:
             row = np.argwhere(bad)[0]
             raise DataError(f"{path / (name + '.npy')}: row {row[0]}: expected an index below {limit}, got {arrays[name][tuple(row)]}")
     return QuestionShard(path=path, arrays=arrays, questions=questions, answers=answers)
+
+
+def keep_all_but_answers(model: Policy) -> None:
+    """Only what questions have of their own goes on learning."""
+    own = {id(parameter) for part in (model.answers, model.finder, model.answer_blocks) for parameter in part.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in own)

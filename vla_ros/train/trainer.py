@@ -37,7 +37,7 @@ from vla_ros.train.objective import continuous_loss, forward_policy, policy_obje
 from vla_ros.train.optim import AveragedWeights, learning_rate, make_optimizer
 from vla_ros.train.parallel import Processes, map_tensors, share_batch_norm
 from vla_ros.train.prefetch import Prefetcher
-from vla_ros.train.questions import QuestionDataset, QuestionMaker, measure_answers
+from vla_ros.train.questions import QuestionDataset, QuestionMaker, answer_loss, keep_all_but_answers, measure_answers
 from vla_ros.train.shape import policy_config
 from vla_ros.train.tokenizer import train_tokenizer
 from vla_ros.train.transfer import transfer_weights
@@ -91,6 +91,9 @@ class Trainer:
         self.model_config = policy_config(config, dataset, self.tokenizer, PolicyConfig.from_dict(earlier["model_config"]) if earlier else None)
         if earlier and PolicyConfig.from_dict(earlier["model_config"]) != self.model_config:
             raise ConfigError("the checkpoint's policy has another shape: use the same model settings and data contract, begin from it with --transfer, or start anew")
+        self.only_answers = config.run.only == "answers"
+        if self.only_answers and not (questions and self.model_config.answer_depth):
+            raise ConfigError("run.only answers needs --questions and model.answer_depth, layers for questions alone (3 is enough)")
         self.meta = replace(dataset.meta, action=self.model_config.action)
         self.model = make_policy(self.model_config)
         self._set_proprio_stats()
@@ -103,6 +106,8 @@ class Trainer:
             self.model.load_state_dict(init["averaged"])
         averaged = make_policy(self.model_config)
         averaged.load_state_dict(self.model.state_dict())
+        if self.only_answers:
+            keep_all_but_answers(self.model)
         share_batch_norm(self.model, self.processes)
         self.averaged = AveragedWeights(self.model.to(self.device), averaged.to(self.device), config.optim.ema_decay)
         self.optimizer = make_optimizer(self.model, config.optim)
@@ -170,8 +175,9 @@ class Trainer:
         self.metrics = {**{f"loss_{name}": value / labels for name, value in losses.items()}, **metrics.result(), **answers}
         self._append({"kind": "validation", **self.metrics})
         _log.info("step %d: %s", self.step, " ".join(f"{name}={value:.3g}" for name, value in self.metrics.items()))
-        if self.metrics["loss_action"] < self.best:
-            self.best = self.metrics["loss_action"]
+        judged = self.metrics["loss_language" if self.only_answers else "loss_action"]
+        if judged < self.best:
+            self.best = judged
             save_checkpoint(self.out / "best.pt", self._facts())
         return self.metrics
 
@@ -205,10 +211,13 @@ class Trainer:
         rate = learning_rate(config, self.step, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        self.model.train(not self.only_answers)  # what is kept does not follow the batch's statistics either
         part = self.on_device(self.processes.part_of(batch))
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
-            if self.progress < self.config.run.vision_fraction:
+            if self.only_answers:
+                total, _ = answer_loss(self.model, part.questions, self.processes)
+                parts = {"total": total.detach(), "language": total.detach()}
+            elif self.progress < self.config.run.vision_fraction:
                 total = self.loss.vision(self.model.see(part.images), part)
                 parts = {"total": total.detach(), "vision": total.detach()}
             else:
