@@ -18,9 +18,9 @@ export MUJOCO_GL ?= egl
 POLICY_DIR ?= runs/tabletop
 MINUTES ?= 240
 
-.PHONY: help demo policy soak test lint clean distclean
+.PHONY: help demo policy soak gazebo-test test lint clean distclean
 help:
-	@sed -n '2,5p' Makefile
+	@sed -n '2,7p' Makefile
 
 demo: $(VENV)/.ready-demo
 	@$(VENV)/bin/vla demo $(if $(INSTRUCTION),--instruction "$$INSTRUCTION") $(DEMO_ARGS)

@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vla_ros.closed_loop import GAZEBO, MUJOCO, SIMULATORS
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.processes import Process, own_ros_environment, vla_command
@@ -81,6 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="what to tell the robot (default: %(default)s)")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="policy bundle: a folder or a name below models/ (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="scene; by default the first one in which the instruction makes sense")
+    parser.add_argument("--sim", choices=SIMULATORS, default=MUJOCO, help="where the robot moves; gazebo is Gazebo Classic 11 (docs/gazebo.md)")
     parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMIT_S, help="give up after this many seconds (default: %(default)g)")
     parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of film, report and logs (default: %(default)s)")
@@ -157,6 +159,9 @@ class Demo:
         sim = vla_command("sim", "--seed", str(self._scene.seed))
         model = ("--model", str(self._bundle.directory), "--execution-provider", options.provider)
         policy = vla_command("run", *model, "--autostart", "false")
+        if options.sim == GAZEBO:  # time is Gazebo's
+            sim += ["--simulator", "gazebo-classic", "--publish-clock"]
+            policy += ["--use-sim-time"]
         commands = {"vla_sim": sim, "vla_policy": policy}
         return [stack.enter_context(Process(name, command, options.out / f"{name}.log")) for name, command in commands.items()]
 
@@ -214,6 +219,7 @@ class Demo:
             "missed_periods": None if missed is None else int(missed - (self._missed_before or 0)),
             "inference_ms": round(median(seen.inference_ms), 1) if seen.inference_ms else None,
             "video": film,
+            "simulator": self._options.sim,
             "scene_seed": self._scene.seed,
             "plan": seen.plan,
             "status": seen.sentence,
