@@ -89,8 +89,7 @@ class ClassicWorld(NewestReadings):
 
     def has_arm_of(self, stamp_ns: int, timeout_s: float) -> bool:
         """Waits a moment for the arm's poses of ``stamp_ns`` or later."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._arm_ns >= stamp_ns, timeout_s)
+        return self.comes(lambda: self._arm_ns >= stamp_ns, timeout_s)
 
     def close(self) -> None:
         """Ends all connections."""

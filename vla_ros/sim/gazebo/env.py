@@ -8,10 +8,13 @@ the newest ones and the joints of the same instant.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from vla_ros.sim.env import CONTROL_PERIOD_S, SimObservation
-from vla_ros.sim.gazebo.classic_server import ClassicServer
+from vla_ros.sim.gazebo.classic_server import START_S, ClassicServer
+from vla_ros.sim.gazebo.classic_transport import GazeboError
 from vla_ros.sim.gazebo.classic_world import IMAGE_TOPICS, ClassicWorld
 from vla_ros.sim.gazebo.judged import JudgedScene
 from vla_ros.sim.gazebo.sdf import TIMESTEP_S, WORLD_NAME, world_sdf
@@ -19,7 +22,8 @@ from vla_ros.sim.tasks import Task
 
 LOCKSTEP_IMAGE_RATE_HZ = 25.0  # a picture every other control period
 _SETTLE_S = 0.2
-_POSES_S = 0.05
+_POSES_S = 0.25  # on a busy machine they are late; steps that are added for nothing would make results depend on it
+_FIRST_PICTURE_S = 1.0
 _MAX_REALTIME_FACTOR = 3.0  # a paused server goes round its loop, and tells the time, this many times a step's length
 
 
@@ -102,6 +106,15 @@ class GazeboTabletop(JudgedScene):
         self._joints.append((0, self.robot.home.copy()))
         self._world.wait_for(lambda: self._world.time_ns >= 0, "time")
         for _ in range(round(_SETTLE_S / CONTROL_PERIOD_S)):
+            self._advance(self.robot.home, CONTROL_PERIOD_S)
+        self._wait_for_cameras()
+
+    def _wait_for_cameras(self) -> None:
+        """A camera that comes up late draws first at its next instant, which a paused world would never reach."""
+        deadline = time.monotonic() + START_S
+        while not self._world.comes(lambda: all(self._has_picture(c, 0) for c in IMAGE_TOPICS), _FIRST_PICTURE_S):
+            if time.monotonic() > deadline:
+                raise GazeboError(f"no picture from Gazebo's cameras in {START_S:g} s; the end of its log:\n{self._server.log_tail()}")
             self._advance(self.robot.home, CONTROL_PERIOD_S)
 
     def _advance(self, targets: np.ndarray, period_s: float) -> None:

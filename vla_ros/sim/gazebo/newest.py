@@ -14,7 +14,7 @@ import numpy as np
 from vla_ros.sim.gazebo.joints import Pose
 
 RGB8 = 3  # of gazebo::common::Image::PixelFormat and of gz.msgs.PixelFormatType alike
-ANSWER_S = 30.0  # a step of a few milliseconds that takes this long is a server that hangs
+ANSWER_S = 60.0  # a step of a few milliseconds that takes this long is a server that hangs, even on a machine that is busy
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class NewestReadings:
             while not condition():
                 self._raise_if_lost(what, timeout_s, is_late=time.monotonic() > deadline)
                 self._changed.wait(0.1)
+
+    def comes(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits a moment; says whether what arrived made ``condition`` true."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
 
     def _raise_if_lost(self, what: str, timeout_s: float, is_late: bool) -> None:
         """Raises GazeboError where waiting is in vain, with what to do about it."""
