@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_ros.core.safety import StatusCode, box_excess_m, brake, outside_limits, violation
+from vla_ros.core.safety import CommandCheck, StatusCode, box_excess_m, brake, outside_limits
 from vla_ros.core.testing import J, make_limits
 from vla_ros.core.window import stopping_window
 
@@ -34,19 +34,51 @@ def command(position=0.0, velocity=0.0, acceleration=0.0):
     ],
 )
 def test_violations_are_named(after, word):
-    assert violation(LIMITS, DT, REST, after) == word
+    assert CommandCheck(LIMITS, DT).violation(REST, after) == word
 
 
 def test_a_position_outside_may_only_get_better():
     outside = (np.full(J, 1.01), np.zeros(J), np.zeros(J))
-    assert violation(LIMITS, DT, outside, command(1.005)) is None
-    assert violation(LIMITS, DT, outside, command(1.02)) == "position"
+    assert CommandCheck(LIMITS, DT).violation(outside, command(1.005)) is None
+    assert CommandCheck(LIMITS, DT).violation(outside, command(1.02)) == "position"
 
 
 def test_jerk_is_the_change_of_acceleration():
     limits = make_limits()
     limits.jerk = np.full(J, 50.0)
-    assert violation(limits, DT, REST, command(0.0, 0.0, 1.1)) == "jerk"
+    assert CommandCheck(limits, DT).violation(REST, command(0.0, 0.0, 1.1)) == "jerk"
+
+
+def violation_by_arrays(limits, before, after):
+    """The same rules for all joints at once."""
+    if not np.isfinite(np.concatenate(after)).all():
+        return "not finite"
+    outward, outward_before = (np.maximum(limits.position_min - q, q - limits.position_max) for q in (after[0], before[0]))
+    if ((outward > limits.velocity * DT * 1e-3) & (outward > outward_before)).any():
+        return "position"
+    changes = (after[1], after[2], after[2] - before[2], after[0] - before[0])
+    bounds = (limits.velocity, limits.acceleration, limits.jerk * DT, limits.velocity * DT)
+    kinds = ("velocity", "acceleration", "jerk", "step")
+    return next((kind for kind, value, bound in zip(kinds, changes, bounds) if (np.abs(value) > bound * (1 + 1e-6) + 1e-9).any()), None)
+
+
+def test_commands_near_every_limit_are_judged_joint_by_joint_as_all_at_once():
+    rng, limits, seen = np.random.default_rng(0), make_limits(), set()
+    limits.jerk = np.full(J, 50.0)
+    check = CommandCheck(limits, DT)
+    for _ in range(20_000):
+        scale = 1.0 + rng.choice([-1e-3, -1e-7, 1e-7, 2e-6, 1e-3]) * (rng.random((4, J)) < 0.3)
+        sign = rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0], (4, J))
+        position = rng.choice([0.0, 0.999, 1.0, 1.00001, 1.5], J) * rng.choice([-1.0, 1.0])
+        before = (position, np.zeros(J), rng.choice([0.0, 4.5, -4.5], J))
+        step, velocity, acceleration, change = scale * sign * np.array([[0.02], [1.0], [5.0], [1.0]])
+        after = (position + step, velocity, np.where(sign[2] != 0.0, acceleration, before[2] + change))
+        if rng.random() < 0.02:
+            after[int(rng.integers(3))][int(rng.integers(J))] = rng.choice([np.nan, np.inf, -np.inf])
+        word = violation_by_arrays(limits, before, after)
+        assert check.violation(before, after) == word
+        seen.add(word)
+    assert seen == {None, "not finite", "position", "velocity", "acceleration", "jerk", "step"}
 
 
 def test_the_brake_stops_at_the_acceleration_limit():

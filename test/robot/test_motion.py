@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from hypothesis import given, settings, strategies as st
 import numpy as np
+import pytest
+
+from ruckig import RuckigError
 
 from vla_ros.core.paths import share_dir
 from vla_ros.robot import RobotDescription, RuckigMotion
+from vla_ros.robot.motion import _CLOSING, _MAX_RATE_1_S
 
 ROBOT = RobotDescription.load(share_dir() / "config" / "robots" / "tabletop_arm.yaml")
 LIMITS = ROBOT.limits
@@ -72,3 +76,45 @@ def test_the_next_state_depends_on_nothing_but_this_one(seed):
         for name in ("position", "velocity", "acceleration"):
             assert getattr(motion, name).tobytes() == getattr(other, name).tobytes()
         other = RuckigMotion(LIMITS, DT)
+
+
+def wanted_velocities(limits, position, velocity, target, target_velocity):
+    """The position loop once more, by its equations and for all joints together, every root taken."""
+
+    def closing_speed(distance):
+        corner = limits.acceleration**2 / limits.jerk
+        plateau = np.sqrt(0.25 * corner**2 + 2.0 * limits.acceleration * distance) - 0.5 * corner
+        braking = np.where(np.cbrt(distance**2 * limits.jerk) < corner, np.cbrt(distance**2 * limits.jerk), plateau)
+        return np.minimum(_MAX_RATE_1_S * distance, _CLOSING * braking)
+
+    ahead, top = position + DT * velocity, 0.999 * limits.velocity
+    error = np.clip(target, limits.position_min, limits.position_max) - ahead
+    up, down = (np.minimum(closing_speed(np.maximum(room, 0.0)), top) for room in (limits.position_max - ahead, ahead - limits.position_min))
+    return np.minimum(np.maximum(target_velocity + np.sign(error) * closing_speed(np.abs(error)), -down), up)
+
+
+@pytest.mark.parametrize("name", ["tabletop_arm", "franka", "ur5e", "so101", "metaworld_hand"])
+def test_the_position_loop_is_its_equations(name):
+    """The shortcuts near the target and far from the limits change nothing, at any scale of distances."""
+    limits, rng = RobotDescription.load(share_dir() / "config" / "robots" / f"{name}.yaml").limits, np.random.default_rng(0)
+    motion, size = RuckigMotion(limits, DT), len(limits.velocity)
+    for _ in range(3000):
+        position = rng.uniform(limits.position_min, limits.position_max)
+        at_a_limit = rng.random(size) < 0.3
+        position[at_a_limit] = limits.position_max[at_a_limit] - 10.0 ** rng.uniform(-9, 0)
+        velocity = rng.uniform(-1.0, 1.0) * limits.velocity
+        target = position + rng.choice([-1.0, 0.0, 1.0], size) * 10.0 ** rng.uniform(-9, 1, size)
+        target_velocity = rng.choice([0.0, 1.0]) * rng.normal(0.0, 0.3, size)
+        states = zip(motion._loops, position.tolist(), velocity.tolist(), target.tolist(), target_velocity.tolist())
+        found = [loop.wanted_velocity(*state) for loop, *state in states]
+        np.testing.assert_allclose(found, wanted_velocities(limits, position, velocity, target, target_velocity), rtol=1e-12, atol=1e-12)
+
+
+def test_a_target_that_is_no_number_moves_nothing():
+    motion = RuckigMotion(LIMITS, DT)
+    motion.reset(ROBOT.home)
+    for bad in (np.full(7, np.nan), np.where(np.arange(7) == 3, np.nan, 0.0)):
+        for target, velocity in ((bad, np.zeros(7)), (ROBOT.home, bad)):
+            with pytest.raises(RuckigError):
+                motion.track(target, velocity)
+            np.testing.assert_array_equal(motion.position, ROBOT.home)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Protocol
 
 import numpy as np
 
 from vla_ros.core.errors import InputError, VlaError
-from vla_ros.core.safety import JointLimits, StatusCode, brake, violation
+from vla_ros.core.safety import CommandCheck, JointLimits, StatusCode, brake
 
 AT_REST = 1e-6  # rad/s or m/s; a hair above what a finished stop leaves by rounding
 
@@ -56,6 +57,7 @@ class CommandGuard:
     def __init__(self, motion: MotionGenerator, limits: JointLimits, period_s: float) -> None:
         self._motion = motion
         self._limits = limits
+        self._check = CommandCheck(limits, period_s)
         self._period_s = period_s
         self._is_healthy = False
         zeros = np.zeros_like(limits.velocity)
@@ -149,17 +151,18 @@ class CommandGuard:
         self.last = brake(self.last[0], self.last[1], self._limits, self._period_s)
 
     def _check_path(self, danger: Callable[[np.ndarray], StatusCode | None]) -> None:
-        code = danger(np.vstack([self._motion.position, self._motion.stopping_path()]))
+        code = danger(np.concatenate((self._motion.position[None], self._motion.stopping_path())))
         if code is not None:
             raise PathBlocked(code)
 
     def _is_sane(self) -> bool:
-        return bool(np.isfinite(np.concatenate([self._motion.position, self._motion.velocity, self._motion.acceleration])).all())
+        motion = self._motion
+        return all(map(isfinite, motion.position.tolist() + motion.velocity.tolist() + motion.acceleration.tolist()))
 
     def _take(self) -> str | None:
         motion = self._motion
         command = tuple(np.array(array, dtype=np.float64) for array in (motion.position, motion.velocity, motion.acceleration))
-        fault = violation(self._limits, self._period_s, self.last, command)
+        fault = self._check.violation(self.last, command)
         if fault is None:
             self.last = command
         else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import isfinite
 from typing import Protocol
 
 import numpy as np
@@ -82,35 +83,49 @@ class JointLimits(Protocol):
 # Relative slack of the final check: Ruckig's own tolerance is 1e-8, float64 sums over a period stay below 1e-6.
 _RELATIVE = 1e-6
 _ABSOLUTE = 1e-9
-_BOUNDS = ("velocity", "acceleration", "jerk", "step")
+_KINDS = ("position", "velocity", "acceleration", "jerk", "step")
 
 
-def violation(
-    limits: JointLimits,
-    dt_s: float,
-    before: tuple[np.ndarray, np.ndarray, np.ndarray],
-    after: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> str | None:
-    """The last guard: what is wrong with a command, or None.
+class CommandCheck:
+    """The last guard: every command against every limit.
+
+    Plain floats: for a handful of joints a call of numpy costs more than the check itself.
 
     Args:
         limits: of the joints.
         dt_s: control period.
-        before: position, velocity and acceleration [J] of the last command.
-        after: those of the command to check.
     """
-    if not np.isfinite(np.concatenate(after)).all():
-        return "not finite"
-    position_J, velocity_J, acceleration_J = after
-    outward_J = np.maximum(limits.position_min - position_J, position_J - limits.position_max)
-    outward_before_J = np.maximum(limits.position_min - before[0], before[0] - limits.position_max)
-    slack_J = limits.velocity * dt_s * 1e-3
-    if ((outward_J > slack_J) & (outward_J > outward_before_J)).any():
-        return "position"
-    values = np.abs(np.array([velocity_J, acceleration_J, acceleration_J - before[2], position_J - before[0]]))
-    bounds = np.array([limits.velocity, limits.acceleration, limits.jerk * dt_s, limits.velocity * dt_s])
-    too_large = values > bounds * (1.0 + _RELATIVE) + _ABSOLUTE
-    return _BOUNDS[int(too_large.any(axis=1).argmax())] if too_large.any() else None
+
+    def __init__(self, limits: JointLimits, dt_s: float) -> None:
+        largest = (limits.velocity, limits.acceleration, limits.jerk * dt_s, limits.velocity * dt_s)
+        bounds = (*(bound_J * (1.0 + _RELATIVE) + _ABSOLUTE for bound_J in largest), limits.position_min, limits.position_max, limits.velocity * dt_s * 1e-3)
+        self._bounds_J = list(zip(*(bound_J.tolist() for bound_J in bounds)))
+
+    def violation(self, before: tuple[np.ndarray, np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray, np.ndarray]) -> str | None:
+        """What is wrong with a command, or None.
+
+        Args:
+            before: position, velocity and acceleration [J] of the last command.
+            after: those of the command to check.
+        """
+        position_J, velocity_J, acceleration_J = after[0].tolist(), after[1].tolist(), after[2].tolist()
+        if not all(map(isfinite, position_J + velocity_J + acceleration_J)):
+            return "not finite"
+        broken = set()
+        joints = zip(self._bounds_J, before[0].tolist(), before[2].tolist(), position_J, velocity_J, acceleration_J)
+        for (max_velocity, max_acceleration, max_change, max_step, lower, upper, slack), last, last_acceleration, position, velocity, acceleration in joints:
+            outward = max(lower - position, position - upper)
+            if outward > slack and outward > max(lower - last, last - upper):  # who is outside may only come back
+                broken.add("position")
+            if abs(velocity) > max_velocity:
+                broken.add("velocity")
+            if abs(acceleration) > max_acceleration:
+                broken.add("acceleration")
+            if abs(acceleration - last_acceleration) > max_change:
+                broken.add("jerk")
+            if abs(position - last) > max_step:
+                broken.add("step")
+        return min(broken, key=_KINDS.index, default=None)
 
 
 def brake(position_J: np.ndarray, velocity_J: np.ndarray, limits: JointLimits, dt_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ class CollisionModel:
         for index, request in enumerate(self._geometry_data.collisionRequests):
             request.security_margin = 0.0 if index < num_floor_pairs else description.self_clearance
         self._clearances_P = np.array([request.security_margin for request in self._geometry_data.collisionRequests])
-        self._columns, self._sources, self._factors, self._offsets = self._mapping(description)
+        self._factors_QJ, self._offsets_Q = self._mapping(description)
         self._q = pinocchio.neutral(self._model)
 
     @property
@@ -44,7 +44,8 @@ class CollisionModel:
 
     def depth_m(self, joint_positions_J: np.ndarray) -> float:
         """How much the worst pair lacks to its clearance, m; 0 where all is clear. The cheap question comes first."""
-        self._q[self._columns] = self._factors * joint_positions_J[self._sources] + self._offsets
+        np.dot(self._factors_QJ, joint_positions_J, out=self._q)
+        self._q += self._offsets_Q
         if not pinocchio.computeCollisions(self._model, self._data, self._geometry, self._geometry_data, self._q, True):
             return 0.0
         pinocchio.computeDistances(self._model, self._data, self._geometry, self._geometry_data, self._q)
@@ -68,13 +69,13 @@ class CollisionModel:
         carried = [self._model.names[j] not in description.arm_joints and j > 0 for j in joints]
         return joints[0] == joints[1] or joints[0] == parents[1] or joints[1] == parents[0] or all(carried)
 
-    def _mapping(self, description: RobotDescription) -> tuple[np.ndarray, ...]:
-        """Position columns of the model, which of the description's joints each follows (mimic joints too), its factor and its offset."""
+    def _mapping(self, description: RobotDescription) -> tuple[np.ndarray, np.ndarray]:
+        """Factors [Q, J] and offsets [Q] that give the model's positions, mimic joints too; joints that nobody names stay where they are neutral."""
         names = description.joint_names
         follows = {name: (name, 1.0, 0.0) for name in names} | dict(description.mimics)
-        rows = [
-            (self._model.joints[j].idx_q, names.index(follows[name][0]), *follows[name][1:])
-            for j, name in enumerate(self._model.names)
-            if name in follows and follows[name][0] in names
-        ]
-        return tuple(np.array(column) for column in zip(*rows))
+        factors_QJ, offsets_Q = np.zeros((self._model.nq, len(names))), pinocchio.neutral(self._model)
+        for joint, name in zip(self._model.joints, self._model.names):
+            leader, factor, offset = follows.get(name, (None, 0.0, 0.0))
+            if leader in names:
+                factors_QJ[joint.idx_q, names.index(leader)], offsets_Q[joint.idx_q] = factor, offset
+        return factors_QJ, offsets_Q

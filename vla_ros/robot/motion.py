@@ -33,10 +33,9 @@ class RuckigMotion:
     """
 
     def __init__(self, limits: JointLimits, dt_s: float) -> None:
-        self._limits = limits
-        self._top_J = 0.999 * limits.velocity
-        self._dt_s = dt_s
         size = len(limits.velocity)
+        bounds = (limits.position_min, limits.position_max, limits.velocity, limits.acceleration, limits.jerk)
+        self._loops = [_PositionLoop(*row, dt_s) for row in zip(*(values.tolist() for values in bounds))]
         self._otg = Ruckig(size, dt_s)
         self._input = InputParameter(size)
         self._output = OutputParameter(size)
@@ -45,7 +44,8 @@ class RuckigMotion:
         self._input.max_velocity = limits.velocity.tolist()
         self._input.max_acceleration = limits.acceleration.tolist()
         self._input.max_jerk = limits.jerk.tolist()
-        self._input.target_acceleration = [0.0] * size
+        self._at_rest = [0.0] * size
+        self._input.target_acceleration = self._at_rest
         self._input.synchronization = Synchronization.No
         self.position = np.zeros(size)
         self.velocity = np.zeros(size)
@@ -59,18 +59,12 @@ class RuckigMotion:
 
     def track(self, target_position_J: np.ndarray, target_velocity_J: np.ndarray) -> None:
         """Advances one period towards where the target is at its end; the velocity always leaves room to stop before a position limit."""
-        limits = self._limits
-        target_J = np.minimum(np.maximum(target_position_J, limits.position_min), limits.position_max)
-        ahead_J = self.position + self._dt_s * self.velocity
-        error_J = target_J - ahead_J
-        room_up_J, room_down_J = np.maximum(limits.position_max - ahead_J, 0.0), np.maximum(ahead_J - limits.position_min, 0.0)
-        closing_J, up_J, down_J = self._closing_speed(np.array([np.abs(error_J), room_up_J, room_down_J]))
-        wanted_J = target_velocity_J + np.sign(error_J) * closing_J
-        self._advance(np.minimum(np.maximum(wanted_J, -np.minimum(down_J, self._top_J)), np.minimum(up_J, self._top_J)))
+        states = zip(self._loops, self.position.tolist(), self.velocity.tolist(), target_position_J.tolist(), target_velocity_J.tolist())
+        self._advance([loop.wanted_velocity(*state) for loop, *state in states])
 
     def stop(self) -> None:
         """Advances one period of the fastest stop inside the acceleration and jerk limits."""
-        self._advance(np.zeros_like(self.position))
+        self._advance(self._at_rest)
 
     def stopping_path(self) -> np.ndarray:
         """Positions [N, J] on the way of the fastest stop from here, evenly spaced in time, the last one at rest. Advances nothing.
@@ -78,7 +72,7 @@ class RuckigMotion:
         Raises:
             MotionError: there is no such stop.
         """
-        self._set_input(np.zeros_like(self.position))
+        self._set_input(self._at_rest)
         result = self._otg.calculate(self._input, self._stop_trajectory)
         if result not in (Result.Working, Result.Finished):
             raise MotionError(f"no stop inside the limits from {self.position.tolist()} (Ruckig: {result})")
@@ -86,16 +80,13 @@ class RuckigMotion:
         samples = max(math.ceil(duration_s / _PATH_STEP_S), 1)
         return np.array([at_time(duration_s * (sample / samples))[0] for sample in range(1, samples + 1)])
 
-    def _closing_speed(self, distance_J: np.ndarray) -> np.ndarray:
-        return np.minimum(_MAX_RATE_1_S * distance_J, _CLOSING * braking_speed(distance_J, self._limits))
-
-    def _set_input(self, velocity_J: np.ndarray) -> None:
+    def _set_input(self, velocity_J: list[float]) -> None:
         self._input.current_position = self.position.tolist()
         self._input.current_velocity = self.velocity.tolist()
         self._input.current_acceleration = self.acceleration.tolist()
-        self._input.target_velocity = velocity_J.tolist()
+        self._input.target_velocity = velocity_J
 
-    def _advance(self, velocity_J: np.ndarray) -> None:
+    def _advance(self, velocity_J: list[float]) -> None:
         self._set_input(velocity_J)
         # Otherwise Ruckig goes on along its last trajectory while the target stays: the next state would depend on more than this one (a
         # recording could not be repeated from it), and at rest what rounding left of velocity and acceleration would be carried on.
@@ -108,13 +99,54 @@ class RuckigMotion:
         self.acceleration = np.array(self._output.new_acceleration)
 
 
-def braking_speed(distance_J: np.ndarray, limits: JointLimits) -> np.ndarray:
-    """Largest speed from which a jerk-limited stop fits into ``distance_J``, per joint.
+class _PositionLoop:
+    """One joint's velocity towards a moving target. Plain floats, and roots only where they decide: this runs for every joint in every period."""
+
+    def __init__(self, lower: float, upper: float, max_velocity: float, acceleration: float, jerk: float, dt_s: float) -> None:
+        self._lower, self._upper, self._dt_s = lower, upper, dt_s
+        self._top_speed = 0.999 * max_velocity
+        self._acceleration, self._jerk = acceleration, jerk
+        self._near, self._wide = _near_error(acceleration, jerk), _wide_room(self._top_speed, acceleration, jerk)
+
+    def wanted_velocity(self, position: float, velocity: float, target_position: float, target_velocity: float) -> float:
+        """What to aim at, inside the velocity limit and slow enough to stop before either position limit."""
+        lower, upper = self._lower, self._upper
+        ahead = position + self._dt_s * velocity
+        error = min(max(target_position, lower), upper) - ahead
+        distance, room_up, room_down = abs(error), upper - ahead, ahead - lower
+        closing = _MAX_RATE_1_S * distance if distance < self._near else self._closing_speed(distance)
+        up = self._top_speed if room_up > self._wide else self._free_speed(room_up)
+        down = self._top_speed if room_down > self._wide else self._free_speed(room_down)
+        return min(max(target_velocity + (closing if error > 0.0 else -closing), -down), up)
+
+    def _free_speed(self, room: float) -> float:
+        return min(self._closing_speed(max(room, 0.0)), self._top_speed)
+
+    def _closing_speed(self, distance: float) -> float:
+        return min(_MAX_RATE_1_S * distance, _CLOSING * braking_speed(distance, self._acceleration, self._jerk))
+
+
+def braking_speed(distance: float, acceleration: float, jerk: float) -> float:
+    """Largest speed from which a jerk-limited stop fits into ``distance``.
 
     From speed v the stop takes v^1.5 / sqrt(j) where the acceleration limit a is not reached (v < a^2 / j), else v^2 / 2a + v a / 2j.
     """
-    a, j = limits.acceleration, limits.jerk
-    half_corner = a * a / (2.0 * j)
-    without_plateau = np.cbrt(distance_J**2 * j)
-    with_plateau = np.sqrt(half_corner**2 + 2.0 * a * distance_J) - half_corner
-    return np.where(without_plateau < 2.0 * half_corner, without_plateau, with_plateau)
+    corner_speed = acceleration * acceleration / jerk
+    without_plateau = (distance * distance * jerk) ** (1.0 / 3.0)
+    if without_plateau < corner_speed:
+        return without_plateau
+    half_corner = 0.5 * corner_speed
+    return math.sqrt(half_corner * half_corner + 2.0 * acceleration * distance) - half_corner
+
+
+def _near_error(acceleration: float, jerk: float) -> float:
+    """A distance below which the rate decides the closing speed, and not the room to brake."""
+    ratio = _MAX_RATE_1_S / _CLOSING
+    return 0.999 * min(jerk / ratio**3, max(2.0 * acceleration / ratio**2 - acceleration**2 / (jerk * ratio), 0.0))
+
+
+def _wide_room(top_speed: float, acceleration: float, jerk: float) -> float:
+    """A distance to a position limit beyond which the limit slows nothing: rate and room to brake both allow ``top_speed`` there."""
+    speed = top_speed / _CLOSING
+    braking = max(speed * math.sqrt(speed / jerk), speed * (0.5 * speed / acceleration + 0.5 * acceleration / jerk))
+    return 1.001 * max(top_speed / _MAX_RATE_1_S, braking)

@@ -23,7 +23,7 @@ class Workspace:
     def excess_m(self, joint_positions_J: np.ndarray) -> float:
         """How far the tool lies outside the box, m, largest over the axes; 0 inside."""
         self._q[self._columns] = joint_positions_J[: len(self._columns)]
-        pinocchio.framesForwardKinematics(self._model, self._data, self._q)
-        x, y, z = self._data.oMf[self._tool].translation.tolist()
+        pinocchio.forwardKinematics(self._model, self._data, self._q)
+        x, y, z = pinocchio.updateFramePlacement(self._model, self._data, self._tool).translation.tolist()
         (x_min, y_min, z_min), (x_max, y_max, z_max) = self._min, self._max
         return max(x_min - x, x - x_max, y_min - y, y - y_max, z_min - z, z - z_max, 0.0)
