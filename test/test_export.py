@@ -12,9 +12,13 @@ import yaml
 
 from vla_ros import export
 from vla_ros.core.errors import ConfigError
+from vla_ros.core.observation import Observation
+from vla_ros.core.paths import robot_config_path
 from vla_ros.model.config import PolicyConfig
+from vla_ros.robot import RobotDescription
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, PREFIX_TOKENS
+from vla_ros.runtime.policy import Policy as RobotPolicy
 from vla_ros.runtime.session import OnnxPolicy
 from vla_ros.train.checkpoint import load_checkpoint, restore_policy
 from vla_ros.train.config import TrainConfig
@@ -73,6 +77,43 @@ def test_an_autoregressive_policy_is_one_graph_of_the_same_contract(trained, tmp
     assert bundle.manifest.decoding == "autoregressive" and not bundle.manifest.is_cached
     logits = OnnxPolicy(bundle).infer({})[ACTION_LOGITS]
     assert logits.shape == (1, 30, 256) and np.isfinite(logits).all()
+
+
+def test_a_policy_of_two_pictures_is_shown_what_came_before(trained, tmp_path):
+    """The bundle's own policy, asked twice, says what the network says of both pictures."""
+    data, _ = trained
+    settings = {**SETTINGS, "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem": "vit", "vit_depth": 1, "frames": 2}}
+    Trainer(TrainConfig.from_dict(settings), Dataset([data], val_fraction=0.3), tmp_path / "run").run()
+    export.export_bundle(tmp_path / "run" / "last.pt", tmp_path / "bundle", data, frames=4, threads=1)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.manifest.frames == 2 and bundle.manifest.to_dict() == export.Manifest.from_dict(bundle.manifest.to_dict()).to_dict()
+    robot = RobotDescription.load(robot_config_path("tabletop_arm"))
+    policy, rng = RobotPolicy(bundle, robot), np.random.default_rng(0)
+    pictures = [{c.name: rng.integers(0, 256, c.shape, dtype=np.uint8) for c in bundle.manifest.cameras} for _ in range(2)]
+    for number, images in enumerate(pictures):
+        stamp_ns = 10**9 + 200_000_000 * number
+        stamps = dict.fromkeys(images, stamp_ns)
+        policy.infer(Observation(images=images, image_stamp_ns=stamps, joint_positions=robot.home, joint_stamp_ns=stamp_ns, instruction="go to the red thing"))
+    said = policy.backend.infer({})[ACTION_LOGITS]  # of the inputs that the last observation left
+    network = restore_policy(load_checkpoint(tmp_path / "run" / "last.pt")).eval()
+    words = torch.from_numpy(policy._prompts.encode("go to the red thing").copy())
+    proprio, free = torch.from_numpy(policy.proprio(robot.home)), torch.full((1, 30), -1)
+    both, newest = ({c: torch.from_numpy(np.stack([pictures[1][c], pictures[k][c]])[None]) for c in pictures[0]} for k in (0, 1))
+    with torch.inference_mode():
+        wanted, other = (network(shown, words, proprio, free).action_NQA.numpy() for shown in (both, newest))
+    assert np.abs(said - wanted).max() < export.MAX_LOGIT_DIFFERENCE < np.abs(said - other).max()
+
+
+def test_several_pictures_and_answers_do_not_go_together(trained, tmp_path):
+    state = load_checkpoint(trained[1])
+    state["model_config"] |= {"stem": "vit", "frames": 2, "decoding": "autoregressive"}
+    from vla_ros.model.cross_attention import make_policy
+    from vla_ros.train.checkpoint import save_checkpoint
+
+    network = make_policy(PolicyConfig.from_dict(state["model_config"]))
+    save_checkpoint(tmp_path / "two.pt", {**state, "averaged": network.state_dict()})
+    with pytest.raises(ConfigError, match="sees 2 frames of each camera: such a bundle can neither answer"):
+        export.export_bundle(tmp_path / "two.pt", tmp_path / "bundle", trained[0], frames=2)
 
 
 def test_the_graph_is_plain(bundle_folder):

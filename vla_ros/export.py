@@ -32,7 +32,7 @@ from vla_ros import __version__
 from vla_ros.core.action import ActionSpec
 from vla_ros.core.embodiment import TABLETOP, embodiment_of
 from vla_ros.core.errors import ConfigError
-from vla_ros.core.manifest import ContextSpec, Manifest, VocabularySpec
+from vla_ros.core.manifest import EXTENDED_VERSION, FORMAT_VERSION, ContextSpec, Manifest, VocabularySpec
 from vla_ros.core.plan import PlanSlot, PlanSpec
 from vla_ros.core.tabletop import PROMPT_TEMPLATE
 from vla_ros.export_answers import FILES as ANSWER_FILES
@@ -88,10 +88,10 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
     """
     state = load_checkpoint(checkpoint)
     policy = restore_policy(state)
-    if policy.config.frames > 1:
+    if policy.config.frames > 1 and (policy.answers is not None or policy.config.decoding == "autoregressive"):
         raise ConfigError(
-            f"the policy sees {policy.config.frames} frames of each camera, and a bundle gives one: only its graph can be exported so far "
-            "(vla_ros.export.export_graph); train with model.frames=1 for a robot"
+            f"the policy sees {policy.config.frames} frames of each camera: such a bundle can neither answer questions nor decode token after token; "
+            "train with model.frames=1, or with model.answer_tokens=0 and model.decoding=parallel"
         )
     samples = _samples(state, data, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +200,8 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
             image_tokens=config.num_vision_tokens, text_tokens=config.text_tokens, state_tokens=state_tokens,
             action_tokens=config.num_action_tokens,
         ),
+        frames=config.frames,
+        format_version=FORMAT_VERSION if config.frames == 1 else EXTENDED_VERSION,
         norm_stats={"proprio_mean": _rounded(policy.state.mean_S), "proprio_std": _rounded(policy.state.std_S), "image": "x / 127.5 - 1"},
         files=files,
         sha256={file: _sha256(folder / file) for file in (*files.values(), TOKENIZER_FILE)},

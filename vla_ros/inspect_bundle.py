@@ -72,7 +72,7 @@ def _facts(manifest: Manifest) -> Table:
     table = Table.grid(padding=(0, 2))
     rows = {
         "robot": manifest.robot,
-        "cameras": ", ".join(f"{c.name} {c.height}x{c.width}x{c.channels}{'' if c.required else ' (optional)'}" for c in manifest.cameras),
+        "cameras": ", ".join(f"{c.name} {c.height}x{c.width}x{c.channels}{'' if c.required else ' (optional)'}" for c in manifest.cameras) + (f"; {manifest.frames} pictures of each" if manifest.frames > 1 else ""),
         "proprio": f"{len(proprio)}: " + ", ".join(proprio) if proprio else "none",
         "prompt": manifest.prompt_template or "none: it reads no text",
         "plan": "none" if manifest.plan is None else ", ".join(_plan_slot(slot) for slot in manifest.plan.slots),

@@ -2,7 +2,7 @@
 """``manifest.yaml``: the whole contract between a policy bundle and a robot (format versions 1 and 2).
 
 Version 2 adds what imported models need: ``output``, ``codec`` and ``prompt``, graphs with a cache, bundles without
-proprioception, and continuous ones without a vocabulary. A bundle that needs none of it stays at version 1.
+proprioception, and continuous ones without a vocabulary; and ``frames``, several pictures of each camera. A bundle that needs none of it stays at version 1.
 
 Plain data in, frozen dataclasses out, with every fact checked. Files and hashes are compared with the disk
 by the runtime, not here.
@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 EXTENDED_VERSION = 2
 DECODINGS = ("parallel", "autoregressive")
 PROPRIO_SOURCES = ("joint", "tool")
+MAX_FRAMES = 16
 POLICY, PREFILL, DECODE = "policy", "prefill", "decode"
 TOOL_FIELDS = ("tool_x", "tool_y", "tool_z", "tool_yaw")
 WHERE = "manifest.yaml"
@@ -147,6 +148,7 @@ class Manifest:
         output: ``tokens``, or ``continuous``: the graph gives actions in the dimensions' units.
         codec: what the action tokens mean; None: uniform bins.
         prompt: what happens to a prompt besides the template; None: nothing.
+        frames: pictures of each camera, the newest and past ones, an action step apart.
 
     ``vocabulary``, ``context`` are None and ``prompt_template`` is empty where a continuous policy reads no text.
     """
@@ -171,6 +173,7 @@ class Manifest:
     output: str = "tokens"
     codec: QuantileCodecSpec | None = None
     prompt: PromptSpec | None = None
+    frames: int = 1
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -251,6 +254,7 @@ class Manifest:
             "proprio": [asdict(entry) for entry in self.proprio],
             "action": self.action.to_dict(),
             **({"output": self.output} if self.format_version == EXTENDED_VERSION else {}),
+            **({} if self.frames == 1 else {"frames": self.frames}),
             **({} if self.codec is None else {"codec": self.codec.to_dict()}),
             **({} if self.vocabulary is None else {"vocabulary": asdict(self.vocabulary)}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
@@ -272,6 +276,7 @@ def _extensions(fields: Fields) -> dict[str, Any]:
         "output": fields.choice("output", OUTPUTS, "tokens"),
         "codec": None if codec is None else QuantileCodecSpec.from_dict(codec, f"{WHERE}: codec"),
         "prompt": None if prompt is None else PromptSpec.from_dict(prompt, f"{WHERE}: prompt"),
+        "frames": fields.integer("frames", 1, MAX_FRAMES, default=1),
     }
 
 
@@ -288,6 +293,8 @@ def _check(manifest: Manifest, fields: Fields) -> None:
         _check_text(manifest, fields)
     if manifest.output == "continuous" and (manifest.codec is not None or manifest.decoding != "parallel"):
         raise fields.refuse("a continuous output has no codec and its decoding is parallel")
+    if manifest.frames > 1 and manifest.format_version != EXTENDED_VERSION:
+        raise fields.refuse(f"several frames need format_version {EXTENDED_VERSION}")
     if manifest.codec is not None and manifest.codec.statistics.num_dims != manifest.action.num_dims:
         raise fields.refuse(
             f"codec has statistics of {manifest.codec.statistics.num_dims} dimensions, the action has {manifest.action.num_dims}"

@@ -10,6 +10,7 @@ autoregressive  prefill and decode graphs with a cache, constrained decoding
 continuous  a graph that gives actions themselves
 codec       the codec of a bundle's action tokens
 prompt      instructions to token ids
+history     past pictures
 waypoints   actions to joint waypoints
 policy      observation in, action chunk out
 exchange    newest-wins slots in shared memory between two processes

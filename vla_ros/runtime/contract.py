@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy graph's inputs and outputs as the manifest implies them, and the comparison with a graph.
 
-Axes of the tensors: 1 (batch), H*D action tokens in the order of steps, 256 bins; H steps, D dimensions of a continuous output.
+Axes of the tensors: 1 (batch), pictures of a camera where there are several (newest first), H*D action tokens in the order of steps, 256 bins; H steps, D dimensions of a continuous output.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def tensor_spec(arg: Any) -> TensorSpec:
 
 def observation_inputs(manifest: Manifest) -> dict[str, TensorSpec]:
     """Name to tensor of what a policy sees and reads, in the graph's order; without the tokens that are committed."""
-    inputs = {image_input(c.name): TensorSpec(dtype=np.uint8, shape=(1, *c.shape)) for c in manifest.cameras}
+    past = () if manifest.frames == 1 else (manifest.frames,)
+    inputs = {image_input(c.name): TensorSpec(dtype=np.uint8, shape=(1, *past, *c.shape)) for c in manifest.cameras}
     if manifest.context is not None:
         inputs[TEXT_IDS] = TensorSpec(dtype=np.int64, shape=(1, manifest.context.text_tokens))
     if manifest.proprio:

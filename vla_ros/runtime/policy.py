@@ -33,6 +33,7 @@ from vla_ros.runtime.contract import (
     TEXT_IDS,
     image_input,
 )
+from vla_ros.runtime.history import PictureHistory
 from vla_ros.runtime.prompt import PromptEncoder
 from vla_ros.runtime.session import OnnxPolicy
 from vla_ros.runtime.waypoints import WaypointMaker
@@ -52,7 +53,7 @@ class Backend(Protocol):
 
 
 class Policy:
-    """Answers observations. One thread only.
+    """Answers observations. One thread only. Where the bundle wants several pictures of a camera, those of earlier observations are kept.
 
     Args:
         bundle: a verified bundle.
@@ -85,6 +86,7 @@ class Policy:
         self._waypoints = WaypointMaker(self.manifest.action, robot, self._kinematics)
         self._prompts = None if self.manifest.vocabulary is None else PromptEncoder(self.manifest, bundle.tokenizer_path)
         self._tokens = make_codec(self.manifest)
+        self._history = PictureHistory(self.manifest.cameras, self.manifest.frames, self.manifest.action.dt_ns)
         self._terminate = self.manifest.action.index_of_kind("terminate")
         self._free_prefix = np.full((1, self.manifest.action.num_tokens), FREE_TOKEN, dtype=np.int64)
         self.backend = open_backend(bundle, provider, threads, allow_cpu) if backend is None else backend
@@ -139,7 +141,7 @@ class Policy:
         )
 
     def _inputs(self, observation: Observation, prefix: np.ndarray) -> dict[str, np.ndarray]:
-        inputs = {image_input(c.name): observation.images[c.name][None] for c in self.manifest.cameras}
+        inputs = {image_input(name): pictures[None] for name, pictures in self._history.add(observation).items()}
         if self._prompts is not None:
             inputs[TEXT_IDS] = self._prompts.encode(observation.instruction)
         if self.manifest.proprio:
