@@ -25,8 +25,9 @@ from vla_ros.core.schema import Fields
 from vla_ros.importers.act_network import ActNetwork, ActShape, Affine, act_sources
 from vla_ros.importers.bundle import seal, staged
 from vla_ros.importers.checkpoint import Checkpoint, read_json
-from vla_ros.importers.graphs import OPSET, WeightFile, export_graph
+from vla_ros.importers.graphs import OPSET, Source, WeightFile, export_graph
 from vla_ros.importers.interface import Camera, Interface
+from vla_ros.importers.parity import Example, check_memory, count, difference, run_graph, types_of
 from vla_ros.runtime.bundle import Bundle
 from vla_ros.runtime.contract import ACTIONS, PROPRIO, image_input
 
@@ -200,16 +201,18 @@ def centre_and_spread(statistics: Statistics, feature: str, mode: str, *, invers
     return first + width / 2, width / 2
 
 
-def import_act(directory: Path, out: Path, interface: Interface) -> Bundle:
+def import_act(directory: Path, out: Path, interface: Interface, *, parity: bool = True) -> Bundle:
     """Writes a bundle to ``out``, replacing an earlier one there.
 
     Args:
         directory: the checkpoint's folder.
         out: the bundle's folder.
         interface: robot, cameras, units and rate.
+        parity: compare the graph with PyTorch on an example before the bundle is written.
 
     Raises:
         ConfigError: what of the checkpoint cannot be used, and what to do. Nothing is written then.
+        VlaError: the graph does not say what PyTorch says. Nothing is written then.
     """
     directory = directory.expanduser().resolve()
     config = ActConfig.load(directory)
@@ -223,13 +226,30 @@ def import_act(directory: Path, out: Path, interface: Interface) -> Bundle:
         )
     read, said = read_statistics(directory, checkpoint, config.images)
     network = _network(config, checkpoint, interface, read, said)
+    if parity:
+        check_memory(count(network))
     with staged(out) as folder:
         with WeightFile(folder / WEIGHTS_FILE, act_sources(checkpoint, network, PREFIX)) as weights:
             weights.place_all(network)  # before the graph: what cannot be used shows at once
             _check_all_read(checkpoint)
             export_graph(network.eval(), _inputs(cameras, config), [ACTIONS], folder / GRAPH_FILE, weights)
-        bundle = seal(folder, _manifest(out.name, cameras, config, interface, said))
+        agreed = (
+            compare_with_torch(folder / GRAPH_FILE, network, cameras, config, act_sources(checkpoint, network, PREFIX)) if parity else None
+        )
+        bundle = seal(folder, _manifest(out.name, cameras, config, interface, said, agreed))
     return Bundle(directory=out.expanduser().resolve(), manifest=bundle.manifest, sha256=bundle.sha256)
+
+
+def compare_with_torch(
+    path: Path, network: ActNetwork, cameras: tuple[Camera, ...], config: ActConfig, sources: Mapping[str, Source]
+) -> float:
+    """The largest difference of the graph on made-up pictures and a made-up state."""
+    random = np.random.default_rng(0)
+    inputs = {image_input(c.spec.name): random.integers(0, 256, (1, *c.spec.shape), dtype=np.uint8) for c in cameras}
+    if config.state:
+        inputs[PROPRIO] = random.standard_normal((1, config.state), dtype=np.float32)
+    example = Example(path=path, module=network, inputs=inputs, outputs=[ACTIONS])
+    return difference(example, run_graph(example), sources, types_of(network))
 
 
 def match_cameras(config: ActConfig, interface: Interface) -> tuple[Camera, ...]:
@@ -305,7 +325,9 @@ def action_bounds(said: Statistics, interface: Interface) -> tuple[np.ndarray, n
     return np.where(flat_D, low_D - 1e-6, low_D), np.where(flat_D, high_D + 1e-6, high_D)
 
 
-def _manifest(name: str, cameras: tuple[Camera, ...], config: ActConfig, interface: Interface, said: Statistics) -> Manifest:
+def _manifest(
+    name: str, cameras: tuple[Camera, ...], config: ActConfig, interface: Interface, said: Statistics, parity: float | None
+) -> Manifest:
     bounds = (bound.tolist() for bound in action_bounds(said, interface))
     return Manifest(
         name=name,
@@ -331,6 +353,7 @@ def _manifest(name: str, cameras: tuple[Camera, ...], config: ActConfig, interfa
             "vla_ros": __version__,
             "torch": str(torch.__version__),
             "imported_from": "lerobot-act",
+            "difference_from_torch": parity,
             "sources": {camera.spec.name: source for camera, source in zip(cameras, config.images)},
         },  # fmt: skip
         format_version=EXTENDED_VERSION,

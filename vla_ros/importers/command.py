@@ -89,6 +89,12 @@ def _format(
         required=interface_required,
         help="YAML: robot, cameras, units and rate, which a checkpoint does not say",
     )
+    parser.add_argument(
+        "--no-parity",
+        dest="parity",
+        action="store_false",
+        help="do not compare the graphs with PyTorch on an example, where memory is short",
+    )
     parser.add_argument("--json", metavar="FILE", help="write facts of the bundle as JSON")
     parser.set_defaults(run=run)
     return parser
@@ -99,11 +105,11 @@ def _openvla(options: argparse.Namespace) -> Bundle:
 
     return import_openvla(
         options.checkpoint, options.out, unnorm_key=options.unnorm_key, precision=options.precision, text_tokens=options.text_tokens,
-        crop_area=options.center_crop, interface=Interface.load(options.interface) if options.interface else None,
+        crop_area=options.center_crop, parity=options.parity, interface=Interface.load(options.interface) if options.interface else None,
     )  # fmt: skip
 
 
 def _act(options: argparse.Namespace) -> Bundle:
     from vla_ros.importers.act import import_act
 
-    return import_act(options.checkpoint, options.out, Interface.load(options.interface))
+    return import_act(options.checkpoint, options.out, Interface.load(options.interface), parity=options.parity)

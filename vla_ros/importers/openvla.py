@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -29,6 +30,7 @@ from vla_ros.importers.fused_policy import Decode, FusedPolicy, FusedShape, Pref
 from vla_ros.importers.graphs import OPSET, WeightFile, export_graph
 from vla_ros.importers.interface import Interface, openvla_interface
 from vla_ros.importers.llama import LlamaConfig
+from vla_ros.importers.parity import Example, check_memory, count, difference, run_graph, types_of
 from vla_ros.importers.towers import TowerKind, kind_of, shape_of
 from vla_ros.runtime.autoregressive import LOGITS, PAST, POSITION, PRESENT, TOKEN
 from vla_ros.runtime.bundle import Bundle
@@ -236,6 +238,7 @@ def import_openvla(
     precision: str = "fp16",
     text_tokens: int = 64,
     crop_area: float = 1.0,
+    parity: bool = True,
 ) -> Bundle:
     """Writes a bundle to ``out``, replacing an earlier one there.
 
@@ -244,15 +247,21 @@ def import_openvla(
         out: the bundle's folder.
         precision: key of ``PRECISIONS``.
         crop_area: share of the picture's area about its centre; fine-tuning with random crops of 90 % wants 0.9.
+        parity: compare the graphs with PyTorch on an example before the bundle is written.
 
     Raises:
         ConfigError: what of the checkpoint cannot be used, and what to do. Nothing is written then.
+        VlaError: the graphs do not say what PyTorch says. Nothing is written then.
     """
     if not 0.1 <= crop_area <= 1.0:
         raise ConfigError(f"--center-crop must be in [0.1, 1], got {crop_area}")
     source = read_openvla(directory, unnorm_key=unnorm_key, interface=interface, text_tokens=text_tokens)
     camera = source.interface.cameras[0].spec
-    policy = FusedPolicy(source.shape, (camera.height, camera.width), crop_area, PRECISIONS[precision])
+    policy, reference = (
+        FusedPolicy(source.shape, (camera.height, camera.width), crop_area, dtype) for dtype in (PRECISIONS[precision], torch.float32)
+    )
+    if parity:
+        check_memory(count(policy))
     with staged(out) as folder:
         with WeightFile(folder / WEIGHTS_FILE, fused_sources(source.checkpoint, policy, source.prefixes)) as weights:
             weights.place_all(Prefill(policy))  # before the graphs: what cannot be used shows at once
@@ -260,8 +269,32 @@ def import_openvla(
             export_prefill(policy, camera.name, folder / GRAPH_FILES[PREFILL], weights)
             export_decode(policy, folder / GRAPH_FILES[DECODE], weights)
         (folder / TOKENIZER_FILE).write_bytes(source.tokenizer.read_bytes())
-        bundle = seal(folder, _manifest(out.name, source, precision, crop_area))
+        agreed = compare_with_torch(source, policy, reference, folder) if parity else None
+        bundle = seal(folder, _manifest(out.name, source, precision, crop_area, agreed))
     return Bundle(directory=out.expanduser().resolve(), manifest=bundle.manifest, sha256=bundle.sha256)
+
+
+def compare_with_torch(source: OpenVlaImport, policy: FusedPolicy, reference: FusedPolicy, folder: Path) -> float:
+    """The largest difference of both graphs on a made-up picture and prompt; ``reference`` is the network in single precision."""
+    random = np.random.default_rng(0)
+    camera, shape, config = source.interface.cameras[0].spec, source.shape, source.config
+    words = random.integers(3, config.text_vocab_size - NUM_BINS, shape.text_tokens // 2)
+    text = np.full((1, shape.text_tokens), config.pad_token, np.int64)
+    text[0, : len(words) + 2] = [BEGIN_ID, *words, EMPTY_ID]
+    prefill = Example(
+        path=folder / GRAPH_FILES[PREFILL], module=Prefill(reference), outputs=[LOGITS, POSITION, *_cache_names(policy, PRESENT)],
+        inputs={image_input(camera.name): random.integers(0, 256, (1, *camera.shape), dtype=np.uint8), TEXT_IDS: text},
+    )  # fmt: skip
+    read = run_graph(prefill)
+    cache = {past: read[new].astype(np.float32) for past, new in zip(_cache_names(policy, PAST), _cache_names(policy, PRESENT))}
+    token = np.array([[config.text_vocab_size - NUM_BINS // 2]])
+    decode = Example(
+        path=folder / GRAPH_FILES[DECODE], module=Decode(reference), outputs=[LOGITS, *_cache_names(policy, PRESENT)],
+        inputs={TOKEN: token, POSITION: read[POSITION], **cache},
+    )  # fmt: skip
+    added = run_graph(decode)
+    sources, types = fused_sources(source.checkpoint, reference, source.prefixes), types_of(Prefill(policy)) | types_of(Decode(policy))
+    return max(difference(prefill, read, sources, types), difference(decode, added, sources, types))
 
 
 def export_prefill(policy: FusedPolicy, camera: str, path: Path, weights: WeightFile) -> None:
@@ -336,7 +369,7 @@ def _check_all_read(source: OpenVlaImport) -> None:
         )
 
 
-def _manifest(name: str, source: OpenVlaImport, precision: str, crop_area: float) -> Manifest:
+def _manifest(name: str, source: OpenVlaImport, precision: str, crop_area: float, parity: float | None) -> Manifest:
     shape, config, interface, codec, key = source.shape, source.config, source.interface, source.codec, source.unnorm_key
     dims = tuple(dim.spec(low, high) for dim, low, high in zip(interface.dims, *(bound.tolist() for bound in codec.bounds_D())))
     return Manifest(
@@ -375,6 +408,7 @@ def _manifest(name: str, source: OpenVlaImport, precision: str, crop_area: float
             "precision": precision,
             "towers": list(config.towers),
             "center_crop": crop_area,
+            "difference_from_torch": parity,
             "llama": json.loads(json.dumps(vars(config.text))),
         },  # fmt: skip
         format_version=EXTENDED_VERSION,
