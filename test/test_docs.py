@@ -29,7 +29,7 @@ if not (ROOT / "docs").is_dir():
 GUIDES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("vla", "ros2", "make", "pip", "python", "pytest", "torchrun", "gz", "rosdep", "colcon", "sudo")
 #: What stands for a value of the reader's.
-PLACEHOLDERS = {"N": "1", "S": "0.5", "PID": "1", "...": "", "FILE": "file", "DIR": "dir", "FOLDER": "folder"}
+PLACEHOLDERS = {"COMMAND": "inspect", "N": "1", "S": "0.5", "PID": "1", "...": "", "FILE": "file", "DIR": "dir", "FOLDER": "folder"}
 TOPICS = {"/instruction", "/diagnostics", "/vla_policy/status", "/command"}
 SERVICES = {"/vla_policy/stop", "/vla_policy/resume"}
 TRANSITIONS = {"configure", "activate", "deactivate", "cleanup", "shutdown"}
@@ -100,7 +100,7 @@ def launch_arguments(name: str) -> set[str]:
 
 def check_ros2(words: list[str], mentioned: bool, monkeypatch) -> None:
     verb, topics = words[1], [word for word in words[2:] if word.startswith("/")]
-    if mentioned and len(words) == 2:
+    if mentioned and (len(words) == 2 or words[1:] == ["run", "vla_ros", "vla"]):
         assert verb in ("bag", "launch", "topic", "service", "lifecycle", "param", "run", "security")
     elif verb == "launch":
         assert words[2] == "vla_ros" and {word.partition(":=")[0] for word in words[4:]} <= launch_arguments(words[3]), words
