@@ -16,7 +16,16 @@ import pytest
 from vla_ros.core.paths import share_dir
 
 _POLICY = share_dir() / "config" / "security" / "policy.xml"
-_STRANGER = "import rclpy; rclpy.init(); rclpy.create_node('stranger').create_publisher(__import__('std_msgs.msg').msg.String, '/instruction', 1)"
+_SPEAKER = """
+import sys
+import rclpy
+from std_msgs.msg import String
+rclpy.init()
+node = rclpy.create_node(sys.argv[1])
+print("joined", flush=True)
+node.create_publisher(String, "/instruction", 1)
+print("may instruct", flush=True)
+"""
 
 
 def allowed(kind):
@@ -59,32 +68,41 @@ def test_the_policy_names_everything_that_the_running_node_uses(make_rig):
 
 
 def has_security():
-    """SROS2's tools, and a Fast DDS that was built with its security plugins."""
-    libraries = [Path(p) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder for p in Path(folder).glob("libfast*dds*.so*")]
-    libraries += list(Path(sys.prefix).glob("lib/libfastrtps.so*"))
-    return shutil.which("ros2") is not None and any(b"DDS:Auth:PKI-DH" in path.read_bytes() for path in libraries if path.is_file())
+    """SROS2's tools, and a middleware with its security plugins: Fast DDS has them inside, Cyclone DDS in libraries of their own."""
+    folders = [Path(p) for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p] + [Path(sys.prefix) / "lib"]
+    if os.environ.get("RMW_IMPLEMENTATION") == "rmw_cyclonedds_cpp":
+        plugged = any(list(folder.glob("libdds_security_auth.so*")) for folder in folders)
+    else:
+        libraries = [path for folder in folders for name in ("libfast*dds*.so*", "libfastrtps.so*") for path in folder.glob(name) if path.is_file()]
+        plugged = any(b"DDS:Auth:PKI-DH" in path.read_bytes() for path in libraries)
+    return shutil.which("ros2") is not None and plugged
 
 
 @pytest.mark.ros
 def test_row_63_a_participant_without_permission_cannot_instruct(domain, tmp_path):
-    """Keys are made on the fly; the stranger's own enclave allows nothing of the robot's."""
+    """Keys are made on the fly. Both join the secured graph; only the operator may instruct."""
     if not has_security():
-        pytest.skip("needs the SROS2 tools and a Fast DDS with security plugins")
+        pytest.skip("needs the SROS2 tools and a middleware with security plugins")
 
     def security(*arguments):
         subprocess.run(["ros2", "security", *arguments], check=True, cwd=tmp_path, capture_output=True)
 
+    def speak(name):
+        environment = os.environ | {
+            "ROS_SECURITY_KEYSTORE": str(tmp_path / "keys"),
+            "ROS_SECURITY_ENABLE": "true",
+            "ROS_SECURITY_STRATEGY": "Enforce",
+            "ROS_SECURITY_ENCLAVE_OVERRIDE": f"/{name}",
+        }
+        return subprocess.run([sys.executable, "-c", _SPEAKER, name], env=environment, capture_output=True, text=True, timeout=60)
+
     security("create_keystore", "keys")
-    security("create_enclave", "keys", "/observer")
-    security("create_permission", "keys", "/observer", str(_POLICY))
-    environment = os.environ | {
-        "ROS_SECURITY_KEYSTORE": str(tmp_path / "keys"),
-        "ROS_SECURITY_ENABLE": "true",
-        "ROS_SECURITY_STRATEGY": "Enforce",
-        "ROS_SECURITY_ENCLAVE_OVERRIDE": "/observer",
-    }
-    done = subprocess.run([sys.executable, "-c", _STRANGER], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0 and "permission" in done.stderr.lower(), done.stderr
+    for name in ("operator", "observer"):
+        security("create_enclave", "keys", f"/{name}")
+        security("create_permission", "keys", f"/{name}", str(_POLICY))
+    operator, observer = speak("operator"), speak("observer")
+    assert operator.stdout.split("\n")[:2] == ["joined", "may instruct"], operator.stderr
+    assert observer.stdout.strip() == "joined" and observer.returncode != 0 and "publisher" in observer.stderr, observer.stderr
 
 
 @pytest.mark.ros
