@@ -278,6 +278,7 @@ def new_control_loop(robot: Any, config: ControlConfig | None = None) -> Control
         motion=RuckigMotion(robot.limits, config.period_s),
         workspace_excess_m=Workspace(robot).excess_m,
         collision_depth_m=CollisionModel(robot).depth_m,
+        gripper=robot.num_arm_joints,
     )
 
 

@@ -10,6 +10,7 @@ from vla_ros.core.testing import DT_NS, J, PERIOD_NS, FakeMotion, make_chunk, ma
 from vla_ros.core.chunk import PutResult
 from vla_ros.core.control import ControlConfig, ControlLoop, Watch
 from vla_ros.core.errors import DecodeError, InputError, VlaError
+from vla_ros.core.joints import JointMonitor
 from vla_ros.core.safety import StatusCode
 from vla_ros.core.states import ControlState
 
@@ -339,6 +340,17 @@ def test_a_servo_that_hangs_below_its_command_is_not_taken_for_a_moved_arm():
         rig.loop.put_joints(rig.now_ns, rig.joints)
         output = rig.loop.step(rig.now_ns, rig.watch)
     assert output.is_commanded and output.state is ControlState.HOLDING
+
+
+def test_a_finger_that_an_object_lets_go_may_spring_and_nothing_else_may():
+    monitor = JointMonitor(np.full(3, 0.12), min_dt_s=0.02, velocity_factor=1.5, slack=0.01, gripper=2)
+    monitor.accept(0, np.zeros(3))
+    assert monitor.accept(20_000_000, np.array([0.0, 0.0, 0.03])).positions_J[2] == 0.03
+    for joint in (0, 1):
+        with pytest.raises(InputError, match=rf"joints \[{joint}\] moved"):
+            monitor.accept(40_000_000, np.where(np.arange(3) == joint, 0.03, 0.0))
+    with pytest.raises(InputError, match="not finite"):
+        monitor.accept(40_000_000, np.array([0.0, 0.0, np.nan]))
 
 
 def test_a_joint_jump_is_dropped_once_and_latches_when_repeated():

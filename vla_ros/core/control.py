@@ -38,6 +38,7 @@ class ControlLoop:
         motion: motion generator with the same period.
         workspace_excess_m: joint positions [J] to the tool's distance outside its workspace, m; None: unchecked.
         collision_depth_m: joint positions [J] to how deep the robot is in itself or in the table, m, 0 where it is clear; None: unchecked.
+        gripper: index of the gripper's joint, which may spring faster than its limit (``JointMonitor``); None: there is none.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ControlLoop:
         motion: MotionGenerator,
         workspace_excess_m: Depth | None = None,
         collision_depth_m: Depth | None = None,
+        gripper: int | None = None,
     ) -> None:
         self._config = config
         self._limits = limits
@@ -58,7 +60,7 @@ class ControlLoop:
         self._clock = ControlClock(config.period_ns, config.max_clock_gap_ns)
         self._buffer = ChunkBuffer(TemporalEnsemble() if config.takeover is Takeover.ENSEMBLE else None)
         self._joints = JointMonitor(
-            limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack
+            limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack, gripper=gripper
         )
         self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
         self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)

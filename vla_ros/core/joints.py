@@ -31,13 +31,19 @@ class JointMonitor:
         min_dt_s: shortest time between two measurements that the jump check assumes.
         velocity_factor: a joint may be measured this much faster than its limit (servo overshoot).
         slack: absolute allowance for noise, rad or m.
+        gripper: index of the gripper's joint, which no velocity limit binds: a finger that pushes against an object with all its force and is let
+            go springs faster than any command. Two measurements may differ by its whole range there.
     """
 
-    def __init__(self, max_velocity_J: np.ndarray, *, min_dt_s: float, velocity_factor: float, slack: float) -> None:
+    def __init__(
+        self, max_velocity_J: np.ndarray, *, min_dt_s: float, velocity_factor: float, slack: float, gripper: int | None = None
+    ) -> None:
         self._max_velocity_J = max_velocity_J
         self._min_dt_s = min_dt_s
         self._factor = velocity_factor
-        self._slack = slack
+        self._slack_J = np.full(max_velocity_J.shape, slack)
+        if gripper is not None:
+            self._slack_J[gripper] = np.inf
         self.reset()
 
     def reset(self) -> None:
@@ -67,7 +73,7 @@ class JointMonitor:
         if stamp_ns < last.stamp_ns:
             raise InputError(f"joint state is {(last.stamp_ns - stamp_ns) * 1e-9:.3f} s older than the last one", code="joints_old_stamp")
         dt_s = max((stamp_ns - last.stamp_ns) * 1e-9, self._min_dt_s)
-        allowed_J = self._max_velocity_J * (dt_s * self._factor) + self._slack
+        allowed_J = self._max_velocity_J * (dt_s * self._factor) + self._slack_J
         jumped = np.flatnonzero(np.abs(positions_J - last.positions_J) > allowed_J)
         if jumped.size:
             self.jumps_in_a_row += 1

@@ -195,6 +195,7 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         motion=RuckigMotion(robot.limits, config.period_s),
         workspace_excess_m=Workspace(robot).excess_m,
         collision_depth_m=CollisionModel(robot).depth_m,
+        gripper=robot.num_arm_joints,
     )
 
 
