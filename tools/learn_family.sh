@@ -33,6 +33,8 @@ measure before "$directory/bundle_before"
 resume=(); [ -e "$directory/run/last.pt" ] && resume=(--resume)
 step run/continual.json continual --checkpoint "$checkpoint" --old "$@" --new "$new" --out "$directory/run" --method "${METHOD:-both}" \
   --share "${SHARE:-0.5}" --strength "${STRENGTH:-100}" --samples "${SAMPLES:-500}" --set run.max_minutes=0 --set "run.max_steps=${STEPS:-1500}" --set "optim.learning_rate=${RATE:-3e-4}" "${resume[@]}"
+grep -q '"finished": true' "$directory/run/continual.json" || {
+  rm "$directory/run/continual.json"; echo "learn_family: training was interrupted; call it again to go on" >&2; exit 130; }
 step bundle_after export --checkpoint "$directory/run/best.pt" --data "$1" --out "$directory/bundle_after"
 measure after "$directory/bundle_after"
 "$vla" forgetting --old "$directory"/{before,after}_old.json --new "$directory"/{before,after}_new.json --json "$directory/forgetting.json"
