@@ -81,10 +81,13 @@ def parse(monkeypatch, main, arguments: list[str], mentioned: bool = False) -> N
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", error)
+    monkeypatch.setattr(cli, "missing_module_hint", lambda missing: pytest.skip(f"{missing.name} is not installed"))
     try:
         status = main(arguments)
     except Parsed:
         return
+    except ModuleNotFoundError as missing:
+        pytest.skip(f"{missing.name} is not installed")
     except SystemExit as stop:
         status = stop.code
     if not {"--help", "-h"} & set(arguments):
