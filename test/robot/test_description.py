@@ -32,6 +32,8 @@ def test_the_shipped_arm_is_the_contract_of_the_core():
     ("max_velocity: 1.6", "max_velocity: -1", "must be positive"),
     ("max_jerk: 150.0", "max_jerk: .nan", "must be positive and finite"),
     ("tabletop_arm.urdf  ", "nothing.urdf  ", "cannot be read"),
+    ("joint_limits:", "following: {closing: 1.5}\njoint_limits:", "closing must lie between 0 and 1"),
+    ("joint_limits:", "following: {rate: 30}\njoint_limits:", "valid are closing, max_rate"),
 ])
 def test_a_wrong_description_is_refused_with_what_is_wrong(copied, old, new, message):
     copied.write_text(copied.read_text().replace(old, new, 1))

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
@@ -7,7 +9,6 @@ from ruckig import RuckigError
 
 from vla_ros.core.paths import share_dir
 from vla_ros.robot import RobotDescription, RuckigMotion
-from vla_ros.robot.motion import _CLOSING, _MAX_RATE_1_S
 
 ROBOT = RobotDescription.load(share_dir() / "config" / "robots" / "tabletop_arm.yaml")
 LIMITS = ROBOT.limits
@@ -85,7 +86,7 @@ def wanted_velocities(limits, position, velocity, target, target_velocity):
         corner = limits.acceleration**2 / limits.jerk
         plateau = np.sqrt(0.25 * corner**2 + 2.0 * limits.acceleration * distance) - 0.5 * corner
         braking = np.where(np.cbrt(distance**2 * limits.jerk) < corner, np.cbrt(distance**2 * limits.jerk), plateau)
-        return np.minimum(_MAX_RATE_1_S * distance, _CLOSING * braking)
+        return np.minimum(limits.max_rate_1_s * distance, limits.closing * braking)
 
     ahead, top = position + DT * velocity, 0.999 * limits.velocity
     error = np.clip(target, limits.position_min, limits.position_max) - ahead
@@ -108,6 +109,24 @@ def test_the_position_loop_is_its_equations(name):
         states = zip(motion._loops, position.tolist(), velocity.tolist(), target.tolist(), target_velocity.tolist())
         found = [loop.wanted_velocity(*state) for loop, *state in states]
         np.testing.assert_allclose(found, wanted_velocities(limits, position, velocity, target, target_velocity), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dt_s", [0.0125, 0.02])
+def test_fingers_that_follow_quickly_have_closed_before_the_hand_lifts_and_do_not_swing(dt_s):
+    """A policy lifts 0.1 s after it closes: then less than half of what an arm's gentle rate leaves of the way is left."""
+    robot = RobotDescription.load(share_dir() / "config" / "robots" / "metaworld_hand.yaml")
+    gentle = replace(robot.limits, closing=LIMITS.closing, max_rate_1_s=LIMITS.max_rate_1_s)
+    left = []
+    for limits in (robot.limits, gentle):
+        motion = RuckigMotion(limits, dt_s)
+        motion.reset(robot.home)
+        target, way = np.array([*robot.home[:3], 0.01]), []
+        for _ in range(round(0.125 / dt_s)):
+            motion.track(target, np.zeros(4))
+            way.append(motion.position[3] - 0.01)
+        assert np.all(np.diff(way) <= 1e-9) and way[-1] >= -1e-9
+        left.append(way[-1] / 0.04)
+    assert left[0] < 0.5 * left[1]
 
 
 def test_a_target_that_is_no_number_moves_nothing():

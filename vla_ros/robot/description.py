@@ -20,7 +20,9 @@ class JointLimits:
     """Limits of all joints, each array of shape [J] in the description's joint order.
 
     Positions are in rad (revolute) or m (prismatic); velocity, acceleration and jerk are magnitudes in that unit per second,
-    per second squared and per second cubed.
+    per second squared and per second cubed. Two settings say how a commanded position closes its error: with the part ``closing`` of the
+    speed from which a jerk-limited stop would just fit (at 1 it swings about a target that moves), and near zero at ``max_rate_1_s``, which
+    should be slow against the control rate.
     """
 
     position_min: np.ndarray
@@ -28,6 +30,8 @@ class JointLimits:
     velocity: np.ndarray
     acceleration: np.ndarray
     jerk: np.ndarray
+    closing: float = 0.35
+    max_rate_1_s: float = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class RobotDescription:
             gripper_joint=gripper_joint,
             gripper_open=float(_need(config, "gripper_open", path)),
             gripper_closed=float(_need(config, "gripper_closed", path)),
-            limits=_joint_limits(names, _need(config, "joint_limits", path), urdf_path, path),
+            limits=_joint_limits(names, _need(config, "joint_limits", path), _following(config.get("following") or {}, path), urdf_path, path),
             home=_frozen([float(_need(_need(config, "home", path), n, path)) for n in names]),
             workspace_min=_frozen(workspace["min"]),
             workspace_max=_frozen(workspace["max"]),
@@ -121,7 +125,17 @@ def _need(config: dict[str, Any], key: str, path: Path) -> Any:
     return config[key]
 
 
-def _joint_limits(names: tuple[str, ...], table: dict[str, Any], urdf_path: Path, path: Path) -> JointLimits:
+def _following(table: dict[str, Any], path: Path) -> dict[str, float]:
+    known = {"closing": "closing", "max_rate": "max_rate_1_s"}
+    if unknown := sorted(set(table) - set(known)):
+        raise ConfigError(f"{path}: following has no key {', '.join(unknown)}: valid are {', '.join(known)}")
+    values = {known[key]: float(value) for key, value in table.items()}
+    if not (0.0 < values.get("closing", 0.5) < 1.0 and 0.0 < values.get("max_rate_1_s", 1.0) < np.inf):
+        raise ConfigError(f"{path}: following.closing must lie between 0 and 1 and following.max_rate be positive, found {table}")
+    return values
+
+
+def _joint_limits(names: tuple[str, ...], table: dict[str, Any], following: dict[str, float], urdf_path: Path, path: Path) -> JointLimits:
     urdf = _urdf_limits(urdf_path)
     missing = [n for n in names if n not in urdf]
     if missing:
@@ -138,6 +152,7 @@ def _joint_limits(names: tuple[str, ...], table: dict[str, Any], urdf_path: Path
         velocity=_frozen(velocity),
         acceleration=_frozen(rows["max_acceleration"]),
         jerk=_frozen(rows["max_jerk"]),
+        **following,
     )
 
 

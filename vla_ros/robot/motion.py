@@ -11,10 +11,6 @@ from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ru
 from vla_ros.core.errors import VlaError
 from vla_ros.robot.description import JointLimits
 
-# The position loop closes an error at this part of the speed from which a jerk-limited stop would just fit (1 is Ruckig's own
-# time-optimal motion, which swings about a target that moves), and near zero at this rate, slow against the control rate.
-_CLOSING = 0.35
-_MAX_RATE_1_S = 12.0
 _PATH_STEP_S = 0.0375  # between two samples of a stop; at 2 m/s^2 the tool strays from their chord by 0.4 mm
 
 
@@ -35,7 +31,7 @@ class RuckigMotion:
     def __init__(self, limits: JointLimits, dt_s: float) -> None:
         size = len(limits.velocity)
         bounds = (limits.position_min, limits.position_max, limits.velocity, limits.acceleration, limits.jerk)
-        self._loops = [_PositionLoop(*row, dt_s) for row in zip(*(values.tolist() for values in bounds))]
+        self._loops = [_PositionLoop(*row, limits.closing, limits.max_rate_1_s, dt_s) for row in zip(*(values.tolist() for values in bounds))]
         self._otg = Ruckig(size, dt_s)
         self._input = InputParameter(size)
         self._output = OutputParameter(size)
@@ -102,11 +98,15 @@ class RuckigMotion:
 class _PositionLoop:
     """One joint's velocity towards a moving target. Plain floats, and roots only where they decide: this runs for every joint in every period."""
 
-    def __init__(self, lower: float, upper: float, max_velocity: float, acceleration: float, jerk: float, dt_s: float) -> None:
+    def __init__(
+        self, lower: float, upper: float, max_velocity: float, acceleration: float, jerk: float, closing: float, max_rate_1_s: float, dt_s: float
+    ) -> None:
         self._lower, self._upper, self._dt_s = lower, upper, dt_s
+        self._part, self._max_rate_1_s = closing, max_rate_1_s
         self._top_speed = 0.999 * max_velocity
         self._acceleration, self._jerk = acceleration, jerk
-        self._near, self._wide = _near_error(acceleration, jerk), _wide_room(self._top_speed, acceleration, jerk)
+        self._near = _near_error(acceleration, jerk, closing, max_rate_1_s)
+        self._wide = _wide_room(self._top_speed, acceleration, jerk, closing, max_rate_1_s)
 
     def wanted_velocity(self, position: float, velocity: float, target_position: float, target_velocity: float) -> float:
         """What to aim at, inside the velocity limit and slow enough to stop before either position limit."""
@@ -114,7 +114,7 @@ class _PositionLoop:
         ahead = position + self._dt_s * velocity
         error = min(max(target_position, lower), upper) - ahead
         distance, room_up, room_down = abs(error), upper - ahead, ahead - lower
-        closing = _MAX_RATE_1_S * distance if distance < self._near else self._closing_speed(distance)
+        closing = self._max_rate_1_s * distance if distance < self._near else self._closing_speed(distance)
         up = self._top_speed if room_up > self._wide else self._free_speed(room_up)
         down = self._top_speed if room_down > self._wide else self._free_speed(room_down)
         return min(max(target_velocity + (closing if error > 0.0 else -closing), -down), up)
@@ -123,7 +123,7 @@ class _PositionLoop:
         return min(self._closing_speed(max(room, 0.0)), self._top_speed)
 
     def _closing_speed(self, distance: float) -> float:
-        return min(_MAX_RATE_1_S * distance, _CLOSING * braking_speed(distance, self._acceleration, self._jerk))
+        return min(self._max_rate_1_s * distance, self._part * braking_speed(distance, self._acceleration, self._jerk))
 
 
 def braking_speed(distance: float, acceleration: float, jerk: float) -> float:
@@ -139,14 +139,14 @@ def braking_speed(distance: float, acceleration: float, jerk: float) -> float:
     return math.sqrt(half_corner * half_corner + 2.0 * acceleration * distance) - half_corner
 
 
-def _near_error(acceleration: float, jerk: float) -> float:
+def _near_error(acceleration: float, jerk: float, closing: float, max_rate_1_s: float) -> float:
     """A distance below which the rate decides the closing speed, and not the room to brake."""
-    ratio = _MAX_RATE_1_S / _CLOSING
+    ratio = max_rate_1_s / closing
     return 0.999 * min(jerk / ratio**3, max(2.0 * acceleration / ratio**2 - acceleration**2 / (jerk * ratio), 0.0))
 
 
-def _wide_room(top_speed: float, acceleration: float, jerk: float) -> float:
+def _wide_room(top_speed: float, acceleration: float, jerk: float, closing: float, max_rate_1_s: float) -> float:
     """A distance to a position limit beyond which the limit slows nothing: rate and room to brake both allow ``top_speed`` there."""
-    speed = top_speed / _CLOSING
+    speed = top_speed / closing
     braking = max(speed * math.sqrt(speed / jerk), speed * (0.5 * speed / acceleration + 0.5 * acceleration / jerk))
-    return 1.001 * max(top_speed / _MAX_RATE_1_S, braking)
+    return 1.001 * max(top_speed / max_rate_1_s, braking)
