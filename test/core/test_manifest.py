@@ -78,6 +78,8 @@ def test_every_key_is_required(key):
         (("extra",), 1, "unknown keys.*extra"),
         (("name",), 3, "'name' must be a string"),
         (("decoding",), "beam", "parallel"),
+        (("files", "policy"), None, "must be the name of a file, got None"),
+        (("files", "policy"), ["policy.onnx"], "must be the name of a file"),
         (("cameras",), [], "must not be empty"),
         (("cameras", 0, "height"), 0, "height"),
         (("cameras", 0, "name"), "front/raw", "identifier"),

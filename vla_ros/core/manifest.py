@@ -338,9 +338,12 @@ def _check_graphs(manifest: Manifest, fields: Fields) -> None:
 
 
 def _check_files(manifest: Manifest, fields: Fields) -> None:
+    for role, name in manifest.files.items():
+        if not isinstance(name, str):
+            raise fields.refuse(f"files: '{role}' must be the name of a file, got {name!r}")
     _check_graphs(manifest, fields)
     for name in manifest.file_names:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
             raise fields.refuse(f"file name {name!r} must be a plain name inside the bundle, without folders")
         digest = manifest.sha256.get(name)
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
