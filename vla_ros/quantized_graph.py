@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ def write_graph(source: Path, out: Path, method: Method, calibration: Sequence[M
     """
     model = onnx.load(source)
     fold_transposes(model)
+    del model.graph.value_info[:]  # inferred anew: the tools transpose weights in place, and older ones (1.23) then find both shapes
     names = {node.name for node in model.graph.node}
     unknown = sorted(set(keep) - names)
     if unknown:
@@ -101,11 +103,14 @@ def fold_transposes(model: onnx.ModelProto) -> None:
 
 
 def small_layers(model: onnx.ModelProto, share: float = SMALL_SHARE) -> list[str]:
-    """Names of nodes with stored weights that do less than ``share`` of the graph's operations."""
+    """Names of nodes whose stored weights do less than ``share`` of the graph's operations, in all nodes that use them together."""
     shapes, stored = shapes_of(model), {tensor.name for tensor in model.graph.initializer}
     counts = [(node, node_operations(node, shapes)) for node in model.graph.node if node.op_type in _WEIGHTED]
     limit = share * sum(count for _, count in counts)
-    return [node.name for node, count in counts if count < limit and node.input[1] in stored]
+    work: Counter[str] = Counter()
+    for node, count in counts:
+        work[node.input[1]] += count
+    return [node.name for node, _ in counts if node.input[1] in stored and work[node.input[1]] < limit]
 
 
 def _write_dynamic(model: onnx.ModelProto, out: Path, method: Method, kept: Sequence[str]) -> None:
