@@ -12,14 +12,8 @@ directory=${1:?usage: tools/learn_family.sh DIRECTORY CHECKPOINT OLD_DATA...} ch
 [ $# -gt 0 ] || { echo "learn_family: name the old data, for rehearsal" >&2; exit 2; }
 vla=${VLA:-.venv/bin/vla} family=${FAMILY:-front} episodes=${EPISODES:-200} frames=${FRAMES:-12000} workers=${WORKERS:-2}
 mkdir -p "$directory"
+. tools/steps.sh
 
-step() { # result command...
-  local result=$directory/$1; shift
-  [ -e "$result" ] && return
-  printf '\n== vla %s\n' "$*"
-  "$vla" "$@"
-  [ -e "$result" ] || { echo "learn_family: $result is missing after: vla $*" >&2; exit 1; }
-}
 measure() { # before|after bundle
   step "$1_old.json" evaluate "$2" --episodes "$episodes" --seed 1000 --workers "$workers" --json "$directory/$1_old.json"
   step "$1_new.json" evaluate "$2" --episodes "$episodes" --seed 1000 --workers "$workers" --families "$family" --json "$directory/$1_new.json"
@@ -33,8 +27,7 @@ measure before "$directory/bundle_before"
 resume=(); [ -e "$directory/run/last.pt" ] && resume=(--resume)
 step run/continual.json continual --checkpoint "$checkpoint" --old "$@" --new "$new" --out "$directory/run" --method "${METHOD:-both}" \
   --share "${SHARE:-0.5}" --strength "${STRENGTH:-100}" --samples "${SAMPLES:-500}" --set run.max_minutes=0 --set "run.max_steps=${STEPS:-1500}" --set "optim.learning_rate=${RATE:-3e-4}" "${resume[@]}"
-grep -q '"finished": true' "$directory/run/continual.json" || {
-  rm "$directory/run/continual.json"; echo "learn_family: training was interrupted; call it again to go on" >&2; exit 130; }
+finished run/continual.json
 step bundle_after export --checkpoint "$directory/run/best.pt" --data "$1" --out "$directory/bundle_after"
 measure after "$directory/bundle_after"
 "$vla" forgetting --old "$directory"/{before,after}_old.json --new "$directory"/{before,after}_new.json --json "$directory/forgetting.json"

@@ -10,24 +10,14 @@ directory=${1:?usage: tools/make_policy.sh DIRECTORY [MINUTES]} minutes=${2:-240
 vla=${VLA:-.venv/bin/vla} config=config/train/tabletop.yaml
 scale=${SCALE:-100}
 mkdir -p "$directory"
+. tools/steps.sh
 frames() { echo $(($1 * scale / 100)); }
-
-step() { # result command...
-  local result=$directory/$1; shift
-  [ -e "$result" ] && return
-  printf '\n== vla %s\n' "$*"
-  "$vla" "$@"
-  [ -e "$result" ] || { echo "make_policy: $result is missing after: vla $*" >&2; exit 1; }
-}
 
 train() { # run minutes options...
   local run=$1 budget=$2 resume=(); shift 2
   [ -e "$directory/$run/last.pt" ] && resume=(--resume)
   step "$run.json" train --config "$config" --out "$directory/$run" --set "run.max_minutes=$budget" --json "$directory/$run.json" "$@" "${resume[@]}"
-  grep -q '"finished": true' "$directory/$run.json" && return
-  rm "$directory/$run.json"
-  echo "make_policy: training was interrupted; call it again to go on" >&2
-  exit 130
+  finished "$run.json"
 }
 
 snapshots=$directory/snapshots episodes=$directory/episodes corrections=$directory/corrections
