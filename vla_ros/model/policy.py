@@ -157,8 +157,8 @@ class Policy(nn.Module):
             vision_BVE, read, label_NLE = self._look(self.vision(images), label_NLE, mask_N1LL, words)
             label_NLE = self._think(read, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL, words, start=words)
         else:
-            vision_BVE, read = self.look_only(images)
-            label_NLE = self.answer_blocks(read, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL)[:, words:]
+            vision_BVE = self._see_alone(images)
+            label_NLE = self.answer_blocks(vision_BVE, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL)[:, words:]
         return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t()
 
     def _find(self, vision_BVE: Tensor, label_NLE: Tensor, word_NTE: Tensor) -> Tensor:
@@ -169,12 +169,12 @@ class Policy(nn.Module):
         found_NTE = self.finder(text_NTE, word_NTE, self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
         return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
 
-    def look_only(self, images: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What vision sees without any words, and what later layers read of it."""
+    def _see_alone(self, images: dict[str, Tensor]) -> Tensor:
+        """Vision after the layers that change it, [B, V, E], where no label stream goes with it."""
         vision_BVE = self.vision(images)
         for block in self.blocks[: self.config.vision_depth]:
             vision_BVE, _, _ = block.vision(vision_BVE, update=True)
-        return vision_BVE, vision_BVE
+        return vision_BVE
 
     def _look(self, vision_BVE: Tensor, label_NLE: Tensor, mask_N1LL: Tensor, words: int) -> tuple[Tensor, Tensor, Tensor]:
         """The layers that change vision: what vision sees without any words, what later layers read of it, and the label stream."""
