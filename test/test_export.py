@@ -182,7 +182,7 @@ def test_batch_norm_is_folded_exactly(trained):
     policy = restore_policy(load_checkpoint(trained[1]))
     picture = {c.name: torch.randint(0, 256, (1, *c.shape), dtype=torch.uint8) for c in policy.config.cameras}
     with torch.inference_mode():
-        torch.testing.assert_close(export._fold_batch_norm(policy).vision(picture), policy.vision(picture), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(export.fold_batch_norm(policy).vision(picture), policy.vision(picture), rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

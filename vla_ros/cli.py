@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "generalisation": Command(module="vla_ros.generalisation", summary="success on tasks and scenes that demonstrations show, and on those that they do not"),
     "scaling": Command(module="vla_ros.train.scaling", summary="how performance grows with model, data and compute"),
     "ablate": Command(module="vla_ros.ablate", summary="what each idea is worth: variants with the same data, seeds and steps"),
+    "checkpoint": Command(module="vla_ros.bundle_checkpoint", summary="policy bundle to checkpoint, so that its training can go on"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),
     "import": Command(module="vla_ros.importers.command", summary="checkpoint of OpenVLA or LeRobot's ACT to a policy bundle"),
     "quantize": Command(module="vla_ros.quantize", summary="a faster bundle in int8 or fp16 that is proven to do the same"),

@@ -101,7 +101,7 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
         export_graph(policy, samples[0], staged / POLICY_FILE)
         answers = {}
         if policy.answers is not None:
-            answers = export_answers(policy, _fold_batch_norm(policy), samples, staged, write_graph, MAX_LOGIT_DIFFERENCE)
+            answers = export_answers(policy, fold_batch_norm(policy), samples, staged, write_graph, MAX_LOGIT_DIFFERENCE)
         restore_tokenizer(state).save(str(staged / TOKENIZER_FILE))
         manifest = make_manifest(state, out.name, staged, description)
         text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
@@ -117,7 +117,7 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
 
 def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path) -> None:
     """Writes the policy's ONNX graph, batch norm folded and weights inside the file."""
-    write_graph(ExportedPolicy(_fold_batch_norm(policy)).eval(), sample, [ACTION_LOGITS, PLAN_TOKENS], path)
+    write_graph(ExportedPolicy(fold_batch_norm(policy)).eval(), sample, [ACTION_LOGITS, PLAN_TOKENS], path)
 
 
 def write_graph(module: nn.Module, sample: dict[str, np.ndarray], outputs: Sequence[str], path: Path) -> None:
@@ -233,8 +233,8 @@ def _samples(state: dict[str, Any], data: Path, frames: int) -> list[dict[str, n
     return samples
 
 
-def _fold_batch_norm(policy: Policy) -> Policy:
-    """A copy whose convolutions carry their batch norm's scale and shift."""
+def fold_batch_norm(policy: Policy) -> Policy:
+    """A copy in eval mode whose convolutions carry their batch norm's scale and shift."""
     copy = make_policy(policy.config)
     copy.load_state_dict(policy.state_dict())
     copy.eval()

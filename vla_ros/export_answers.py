@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vla_ros.core.answers import QUESTION_TEMPLATE, ROLE, SPEC_ROLE, AnswerSpec
 from vla_ros.core.errors import VlaError
+from vla_ros.model.config import PolicyConfig
 from vla_ros.model.policy import Policy
 from vla_ros.runtime.answerer import ANSWER_IDS, ANSWER_LOGITS
 from vla_ros.runtime.contract import TEXT_IDS, image_input
@@ -46,6 +47,14 @@ class ExportedAnswers(nn.Module):
         return self.policy.answer(pictures_of(picture_1HWC, self.policy.config.frames), text_1T, answer_1L)
 
 
+def question_inputs(config: PolicyConfig, sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Inputs of the answer graph out of those of the policy's graph: its picture, its text, and the beginning of some answer."""
+    picture = image_input(config.cameras[0].name)
+    answer_1L = rng.integers(1, config.first_action_token, (1, config.answer_tokens))
+    answer_1L[0, rng.integers(config.answer_tokens) :] = PAD_ID
+    return {picture: sample[picture], TEXT_IDS: sample[TEXT_IDS], ANSWER_IDS: answer_1L}
+
+
 def export_answers(policy: Policy, folded: Policy, samples: Sequence[dict[str, np.ndarray]], folder: Path, write: WriteGraph, allowed: float) -> dict[str, Any]:
     """Writes graph and description into `folder` and compares the graph with the network on pictures and texts of `samples`.
 
@@ -61,11 +70,7 @@ def export_answers(policy: Policy, folded: Policy, samples: Sequence[dict[str, n
     config = policy.config
     camera = config.cameras[0].name
     rng = np.random.default_rng(0)
-    questions = []
-    for sample in samples:
-        answer_1L = rng.integers(1, config.first_action_token, (1, config.answer_tokens))
-        answer_1L[0, rng.integers(config.answer_tokens) :] = PAD_ID
-        questions.append({image_input(camera): sample[image_input(camera)], TEXT_IDS: sample[TEXT_IDS], ANSWER_IDS: answer_1L})
+    questions = [question_inputs(config, sample, rng) for sample in samples]
     write(ExportedAnswers(folded).eval(), questions[0], [ANSWER_LOGITS], folder / GRAPH_FILE)
     spec = AnswerSpec(camera=camera, prompt_template=QUESTION_TEMPLATE, tokens=config.answer_tokens, end_token=PAD_ID)
     (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False), encoding="utf-8")

@@ -16,6 +16,7 @@ from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
 
 FORMAT_VERSION = 1
+FOLDED = "folded"  # key of a state whose batch norms only shift: `settle_batch_norm` must measure what comes in before they are trained on
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from vla_ros.model.config import PolicyConfig
 from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
 from vla_ros.train.board import Board
-from vla_ros.train.checkpoint import restore_tokenizer, save_checkpoint
+from vla_ros.train.checkpoint import FOLDED, restore_tokenizer, save_checkpoint
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import Batch, BatchMaker, Dataset
 from vla_ros.train.image_config import load_vit, restore_image_tokenizer
@@ -40,7 +40,7 @@ from vla_ros.train.prefetch import Prefetcher
 from vla_ros.train.questions import QuestionDataset, QuestionMaker, answer_loss, keep_all_but_answers, measure_answers
 from vla_ros.train.shape import policy_config
 from vla_ros.train.tokenizer import train_tokenizer
-from vla_ros.train.transfer import transfer_weights
+from vla_ros.train.transfer import settle_batch_norm, transfer_weights
 
 _log = logging.getLogger(__name__)
 
@@ -99,9 +99,12 @@ class Trainer:
         self._set_proprio_stats()
         if not earlier:
             self._load_vision()
+        self.maker = BatchMaker(dataset, self.tokenizer, config.data, config.run.seed, self.model_config, self._question_maker(questions))
         if transfer and not earlier:
             begun = transfer_weights(self.model, self.tokenizer, transfer)
             _log.info("%d tensors and %d words taken over; new are %s", len(begun.taken), begun.words, ", ".join(begun.fresh) or "none")
+            if transfer.get(FOLDED) and not self.only_answers:
+                settle_batch_norm(self.model, self.maker.training_batch(0).images)
         if init:
             self.model.load_state_dict(init["averaged"])
         averaged = make_policy(self.model_config)
@@ -111,7 +114,6 @@ class Trainer:
         share_batch_norm(self.model, self.processes)
         self.averaged = AveragedWeights(self.model.to(self.device), averaged.to(self.device), config.optim.ema_decay)
         self.optimizer = make_optimizer(self.model, config.optim)
-        self.maker = BatchMaker(dataset, self.tokenizer, config.data, config.run.seed, self.model_config, self._question_maker(questions))
         self.loss = PolicyLoss(self.meta, config.loss, self.processes, self.device)
         self.step, self.elapsed_s, self.best = 0, 0.0, float("inf")
         self.metrics: dict[str, float] = {}

@@ -6,11 +6,13 @@ So a policy that only acts can be taught to answer: the new vocabulary has words
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.model.config import PolicyConfig
@@ -55,3 +57,32 @@ def transfer_weights(model: Policy, tokenizer: Tokenizer, state: dict[str, Any])
         own[EMBEDDING][first : first + model.config.num_bins] = old[EMBEDDING][old_first : old_first + old_config.num_bins]
     fresh = sorted(set(own) - set(fitting) - {EMBEDDING})
     return Transfer(taken=tuple(fitting), fresh=tuple(fresh), words=len(shared))
+
+
+@torch.no_grad()
+def settle_batch_norm(model: Policy, images: Mapping[str, Tensor]) -> None:
+    """Measures what every batch norm of the cameras' stems gets, and moves its scale and shift so that it does what it did.
+
+    A norm that only shifts (from a bundle, where the convolution has its scale) would scale by every batch's own variance in training,
+    and the weights behind it would not fit. So this comes before the first step; in eval mode it changes nothing.
+
+    Args:
+        images: uint8 [B, H, W, 3] by camera; some dozen frames are enough.
+    """
+
+    def settle(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        variance_C, mean_C = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        scale_C = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        norm.bias += scale_C * (mean_C - norm.running_mean)
+        norm.weight.copy_(scale_C * torch.sqrt(variance_C + norm.eps))
+        norm.running_mean.copy_(mean_C)
+        norm.running_var.copy_(variance_C)
+
+    hooks = [module.register_forward_pre_hook(settle) for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    was_training = model.training
+    try:
+        model.eval().vision(dict(images))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
