@@ -232,7 +232,7 @@ def _open(path: Path, kinds: int) -> QuestionShard:
 
 
 def keep_all_but_answers(model: Policy) -> None:
-    """Only what questions have of their own goes on learning."""
-    own = {id(parameter) for part in (model.answers, model.finder, model.answer_blocks) for parameter in part.parameters()}
+    """Only what no acting depends on goes on learning: what questions have of their own, and where in its cell an object's centre lies."""
+    own = {id(parameter) for part in (model.answers, model.finder, model.answer_blocks, model.read_offset) for parameter in part.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
