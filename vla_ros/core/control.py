@@ -13,13 +13,15 @@ from collections import Counter
 
 import numpy as np
 
+from vla_ros.core.arm_watch import ArmWatch, FrozenWatch, StandstillWatch
 from vla_ros.core.chunk import ActionChunk, ChunkBuffer, PutResult, Reference
 from vla_ros.core.clock import ClockState, ControlClock
 from vla_ros.core.command import ControlConfig, ControlOutput, Watch
+from vla_ros.core.completion import Completion
 from vla_ros.core.danger import BlockedChunk, Depth, PathCheck
 from vla_ros.core.errors import DecodeError, InputError, VlaError
 from vla_ros.core.guard import CommandGuard, MotionGenerator, PathBlocked
-from vla_ros.core.joints import FrozenWatch, JointMonitor, StandstillWatch
+from vla_ros.core.joints import JointMonitor
 from vla_ros.core.safety import JointLimits, StatusCode, outside_limits
 from vla_ros.core.states import ControlState, Event, is_allowed, next_state
 from vla_ros.core.stream import CommandStream
@@ -62,9 +64,11 @@ class ControlLoop:
         self._joints = JointMonitor(
             limits.velocity, min_dt_s=config.period_s, velocity_factor=config.jump_velocity_factor, slack=config.jump_slack, gripper=gripper
         )
-        self._frozen = FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns)
-        self._standstill = StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns)
-        self._joints_are_frozen = self._arm_was_moved = False
+        self._arm = ArmWatch(
+            FrozenWatch(config.joints_frozen_displacement, config.joints_frozen_after_ns // config.period_ns),
+            StandstillWatch(config.resume_slack, config.settle_ns // config.period_ns),
+        )
+        self._completion = Completion(config.terminate_chunks)
         self.state = ControlState.INACTIVE
         self.code = StatusCode.INACTIVE
         self.instruction = ""
@@ -73,7 +77,6 @@ class ControlLoop:
         self._e_stop = False
         self._blocked: StatusCode | None = None
         self._unresumed: StatusCode | None = None
-        self._terminate_run = 0
         self._rejected_run = 0
         self._begin_generation()
 
@@ -234,7 +237,7 @@ class ControlLoop:
         self.counts[f"chunk_{result.name.lower()}"] += 1
         if result is PutResult.TAKEN:
             self._blocked_chunk.try_again()
-            self._note_termination(chunk, now_ns)
+            self._completion.note(chunk, now_ns)
         return result
 
     def reject_chunk(self, generation: int) -> None:
@@ -351,10 +354,10 @@ class ControlLoop:
             accelerations_J=acceleration_J.copy(),
             state=self.state,
             code=code,
-            warnings=self._warnings(),
+            warnings=self._arm.warnings(self.code),
             generation=self.generation,
             is_commanded=self._stream.sends(
-                is_silenced=self._arm_was_moved, is_inactive=self.state is ControlState.INACTIVE, is_at_rest=self._guard.is_at_rest
+                is_silenced=self._arm.was_moved, is_inactive=self.state is ControlState.INACTIVE, is_at_rest=self._guard.is_at_rest
             ),
             task_done=self.task_done,
             action_D=None if step is None else self._buffer.chunk.actions_HD[step].copy(),
@@ -370,7 +373,7 @@ class ControlLoop:
     def _begin_generation(self) -> None:
         self._buffer.flush(self._buffer.generation + 1)
         self._blocked_chunk.forget()
-        self._terminate_run, self._done_at_ns = 0, None
+        self._completion.forget()
 
     def _go(self, event: Event, code: StatusCode) -> None:
         self.state = next_state(self.state, event)
@@ -401,36 +404,19 @@ class ControlLoop:
     def _is_unsure(self, chunk: ActionChunk, now_ns: int) -> bool:
         return bool(chunk.confidence_HD[chunk.next_free_step(now_ns)].min() < self._config.min_confidence)
 
-    def _note_termination(self, chunk: ActionChunk, now_ns: int) -> None:
-        """The task ends when enough chunks in a row say that it is done at their next free step, and that step is due.
-
-        A chunk looks ahead: what it says about a step to come must not stop the motion that leads there. Later chunks that say the same
-        of their own next steps do not put the end off.
-        """
-        step = chunk.next_free_step(now_ns)
-        self._terminate_run = self._terminate_run + 1 if chunk.terminate_H[step] else 0
-        if self._terminate_run < self._config.terminate_chunks:
-            self._done_at_ns = None
-        elif self._done_at_ns is None:
-            self._done_at_ns = chunk.due_ns(step)
-
     def _finish(self) -> None:
         """Ends the task when its last step has been reached."""
-        if self.wants_inference and self._done_at_ns is not None and self._clock.time_ns >= self._done_at_ns:
+        if self.wants_inference and self._completion.is_reached(self._clock.time_ns):
             self.task_done = True
             self._begin_generation()
             self._go(Event.CLEAR, StatusCode.TASK_DONE)
 
     def _watch_joints(self) -> None:
-        """Are the measurements alive, and is the arm at rest where it was left? An arm that was moved never jumps back."""
         measured = self._joints.latest
-        measured_J = None if measured is None else measured.positions_J
-        command_J = self._guard.last[0]
-        self._joints_are_frozen = self._frozen.is_frozen(measured_J if self.state is ControlState.ACTING else None, command_J)
         is_blind = self._blocked is StatusCode.JOINTS_STALE  # the last measurement may be from before the stop
         rests = self._guard.is_at_rest and not is_blind and self.state in (ControlState.IDLE, ControlState.HOLDING, ControlState.LATCHED)
-        if self._standstill.is_elsewhere(measured_J if rests else None, command_J) and not self._arm_was_moved:
-            self._arm_was_moved = True
+        measured_J = None if measured is None else measured.positions_J
+        if self._arm.finds_moved(measured_J, self._guard.last[0], is_followed=self.state is ControlState.ACTING, rests=rests):
             self._latch(StatusCode.ARM_MOVED)
 
     def _check_inside(self, measured_J: np.ndarray) -> None:
@@ -443,12 +429,7 @@ class ControlLoop:
         """Goes on from the measurement. Where that moves the command, the old stream ends first: a stream never jumps."""
         before_J = self._guard.last[0]
         self._guard.restart(measured_J, slack)
-        self._arm_was_moved = False
-        self._standstill.is_elsewhere(None, before_J)
+        self._arm.start_again(before_J)
         jumps = (np.abs(self._guard.last[0] - before_J) > self._limits.velocity * self._config.period_s).any()
         self._stream.begin(elsewhere=bool(jumps))
         self._danger.start_at(self._guard.last[0])
-
-    def _warnings(self) -> tuple[StatusCode, ...]:
-        found = ((StatusCode.JOINTS_FROZEN, self._joints_are_frozen), (StatusCode.ARM_MOVED, self._arm_was_moved))
-        return tuple(code for code, is_so in found if is_so and code is not self.code)
