@@ -32,7 +32,7 @@ from std_srvs.srv import Trigger
 from vla_ros.core import tabletop
 from vla_ros.core.observation import CameraSpec
 from vla_ros.core.paths import bundle_dir, robot_config_path
-from vla_ros.processes import free_domain
+from vla_ros.processes import child_processes, free_domain
 from vla_ros.robot.description import RobotDescription
 from vla_ros.ros import qos
 from vla_ros.ros.fake_robot import FakeRobot
@@ -126,7 +126,7 @@ class Soak:
 
     def signal_worker(self, number: int) -> None:
         """Sends a signal to the inference process."""
-        for pid in children(self._node.pid).get("worker", ()):
+        for pid in child_processes(self._node.pid).get("worker", ()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -214,7 +214,7 @@ class Soak:
         del robot.commands[:-1], robot.statuses[:-1], robot.actions[:], robot.tokens[:], robot.plans[:]
 
     def _sample(self) -> None:
-        found = children(self._node.pid)
+        found = child_processes(self._node.pid)
         pids = {"node": self._node.pid, "soak": os.getpid(), **{name: pids[0] for name, pids in found.items() if name in self.samples}}
         for name, pid in pids.items():
             self.samples[name].append({"time_s": round(time.monotonic(), 1), **footprint(pid)})
@@ -268,18 +268,6 @@ def recoveries(times_s: Sequence[tuple[float, str]]) -> dict[str, Any]:
         return {}
     longest_s, name = max(times_s)
     return {"p50": round(statistics.median(seconds for seconds, _ in times_s), 2), "max": [round(longest_s, 2), name]}
-
-
-def children(parent: int) -> dict[str, list[int]]:
-    """Processes of this package that ``parent`` started, by module."""
-    found: dict[str, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            if int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1]) == parent:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                module = words[words.index(b"-m") + 1].decode().rsplit(".", 1)[-1]
-                found.setdefault(module, []).append(int(folder.name))
-    return found
 
 
 def footprint(pid: int) -> dict[str, float]:

@@ -102,6 +102,18 @@ def free_domain() -> int:
     return _DOMAINS[first]
 
 
+def child_processes(parent: int) -> dict[str, list[int]]:
+    """Processes of this package that ``parent`` started, by module."""
+    found: dict[str, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            if int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1]) == parent:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                module = words[words.index(b"-m") + 1].decode().rsplit(".", 1)[-1]
+                found.setdefault(module, []).append(int(folder.name))
+    return found
+
+
 def wait_until(condition, timeout_s: float, period_s: float = 0.05) -> bool:
     """Polls ``condition()`` until it is true; False after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s

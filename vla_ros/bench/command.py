@@ -23,6 +23,7 @@ SUBJECTS = {
     "inference": ("vla_ros.bench.inference", "bench_inference"),
     "control": ("vla_ros.bench.control", "bench_control"),
     "filter": ("vla_ros.bench.filter", "bench_filter"),
+    "stops": ("vla_ros.bench.stops", "bench_stops"),
     "end-to-end": ("vla_ros.bench.end_to_end", "bench_end_to_end"),
     "transport": ("vla_ros.bench.transport", "bench_transport"),
     "takeover": ("vla_ros.bench.takeover", "bench_takeover"),
@@ -110,13 +111,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--conditions", type=_choices(CONDITIONS), default=CONDITIONS, metavar="LIST", help=f"of {','.join(CONDITIONS)} (default: all)")
     add("--scheduler", type=_choices(SCHEDULERS), default=SCHEDULERS, metavar="LIST", help=f"of {','.join(SCHEDULERS)} (default: both)")
     add("--segments", type=int, default=4, help="parts in which conditions take turns (default: %(default)s)")
+    parser.add_argument_group("stops").add_argument("--stops", type=int, default=50, help="of each kind (default: %(default)s)")
     group = parser.add_argument_group("takeover")
     group.add_argument("--episodes", type=int, default=50, help="episodes of each delay and way to take over (default: %(default)s)")
     group.add_argument("--delays", type=_numbers(0, 10_000, "ms", "0,200"), default=(0, 100, 200, 300, 400), metavar="MS,MS", help="of inference (default: 0,100,200,300,400)")
     group = parser.add_argument_group("transport")
     group.add_argument("--pictures", type=int, default=900, help="pictures of each profile (default: %(default)s)")
     options = parser.parse_args(argv)
-    for name in ("rounds", "threads", "cycles", "segments", "pictures", "episodes"):
+    for name in ("rounds", "threads", "cycles", "segments", "pictures", "episodes", "stops"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     return options
