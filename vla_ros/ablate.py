@@ -30,7 +30,7 @@ from vla_ros.train.checkpoint import load_checkpoint
 from vla_ros.train.dataset import Dataset
 from vla_ros.train.heap import keep_heap
 from vla_ros.train.image_tokens import ImageTrainer
-from vla_ros.train.interrupt import StopOnSignal
+from vla_ros.train.interrupt import StoppableStudy, StopOnSignal
 from vla_ros.train.questions import QuestionDataset
 from vla_ros.train.trainer import Trainer
 from vla_ros.train.variants import Study, Variant, read_study
@@ -48,7 +48,7 @@ class CannotTrain(ConfigError):
     """A variant that the given data cannot train."""
 
 
-class AblationStudy:
+class AblationStudy(StoppableStudy):
     """All rows of a study.
 
     Args:
@@ -58,22 +58,10 @@ class AblationStudy:
     """
 
     def __init__(self, study: Study, data: Sequence[Path], questions: Sequence[Path], out: Path) -> None:
+        super().__init__()
         self.study, self.data, self.questions, self.out = study, list(data), list(questions), out
         self.refused: dict[str, str] = {}  # variants that these data cannot train, and why
         self._datasets: dict[float, Dataset] = {}
-        self._stop = False
-        self._trainer: Trainer | ImageTrainer | None = None
-
-    @property
-    def stop_requested(self) -> bool:
-        """Set to true to end after the step at hand; what is trained so far is saved."""
-        return self._stop
-
-    @stop_requested.setter
-    def stop_requested(self, value: bool) -> None:
-        self._stop = value
-        if self._trainer:
-            self._trainer.stop_requested = value
 
     def run(self, variants: Sequence[Variant]) -> list[dict[str, Any]]:
         """Results of the variants' runs, those of earlier calls included; fewer if `stop_requested`."""
@@ -147,10 +135,10 @@ class AblationStudy:
             if json.loads(done.read_text(encoding="utf-8"))["settings"] != settings:
                 raise ConfigError(f"{done} was made with other settings: remove its folder, or give another --out")
             return True
-        self._trainer = ImageTrainer(config, dataset, folder, load_checkpoint(last) if last.exists() else None)
-        self._trainer.stop_requested = self.stop_requested
-        metrics = self._trainer.run()
-        if self._trainer.stop_requested:
+        self._at_hand = ImageTrainer(config, dataset, folder, load_checkpoint(last) if last.exists() else None)
+        self._at_hand.stop_requested = self.stop_requested
+        metrics = self._at_hand.run()
+        if self._at_hand.stop_requested:
             return False
         write_json(done, {"settings": settings, "metrics": metrics})
         return True
@@ -164,7 +152,7 @@ class AblationStudy:
         last = folder / "last.pt"
         resume = load_checkpoint(last) if last.exists() else None
         try:
-            trainer = self._trainer = Trainer(config, dataset, folder, resume=resume, texts=texts, questions=questions)
+            trainer = self._at_hand = Trainer(config, dataset, folder, resume=resume, texts=texts, questions=questions)
         except ConfigError as error:
             raise CannotTrain(str(error)) from error
         trainer.stop_requested = self.stop_requested

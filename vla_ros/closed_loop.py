@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_ros.core.chunk import ActionChunk, Reference
-from vla_ros.core.control import ControlConfig, ControlLoop, Watch
+from vla_ros.core.control import ControlConfig, Watch
 from vla_ros.core.embodiment import METAWORLD, embodiment_of_robot
 from vla_ros.core.errors import DecodeError, InputError, InstructionTooLong
 from vla_ros.core.image import prepare_image
@@ -174,6 +174,8 @@ class _Episode:
     def __init__(self, env: Any, policy: PolicyLike, cameras: Sequence[CameraSpec], delay_ns: int, ask_period_ns: int, takeover: Takeover) -> None:
         self._env, self._policy, self._cameras, self._delay_ns, self._ask_period_ns = env, policy, cameras, delay_ns, ask_period_ns
         config = ControlConfig(period_ns=round(embodiment_of_robot(env.robot.name).control_period_s * 1e9), takeover=takeover)
+        from vla_ros.robot import new_control_loop
+
         self._loop, self._smoothness = new_control_loop(env.robot, config), Smoothness(env.robot.limits.jerk, config.period_s)
         self._next_ask_ns = env.time_ns
         self._pending: tuple[int, ActionChunk | None, int] | None = None  # when it arrives, the answer, its generation
@@ -265,21 +267,6 @@ class _Episode:
             self._loop.put_chunk(chunk, now_ns)
         except DecodeError:  # the loop has counted it
             self.rejected += 1
-
-
-def new_control_loop(robot: Any, config: ControlConfig | None = None) -> ControlLoop:
-    """The control loop of ``robot`` (a ``RobotDescription``) with its motion generator, workspace and collision checks."""
-    from vla_ros.robot import CollisionModel, RuckigMotion, Workspace
-
-    config = config or ControlConfig()
-    return ControlLoop(
-        config=config,
-        limits=robot.limits,
-        motion=RuckigMotion(robot.limits, config.period_s),
-        workspace_excess_m=Workspace(robot).excess_m,
-        collision_depth_m=CollisionModel(robot).depth_m,
-        gripper=robot.num_arm_joints,
-    )
 
 
 def observe(env: Any, cameras: Sequence[CameraSpec], instruction: str, generation: int = 0) -> Observation:

@@ -17,10 +17,8 @@ from vla_ros.core.control import ControlConfig, ControlLoop
 from vla_ros.core.errors import ConfigError, InferenceError
 from vla_ros.core.paths import bundle_dir, robot_config_path
 from vla_ros.core.takeover import Takeover
-from vla_ros.robot.collision import CollisionModel
+from vla_ros.robot.control import new_control_loop
 from vla_ros.robot.description import RobotDescription
-from vla_ros.robot.motion import RuckigMotion
-from vla_ros.robot.workspace import Workspace
 from vla_ros.ros.control_runner import ControlRunner, Inputs, TickSinks
 from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
@@ -189,14 +187,7 @@ def make_loop(robot: RobotDescription, parameters: PolicyNodeParameters) -> Cont
         min_confidence=parameters.min_confidence,
         takeover=Takeover(parameters.takeover),
     )
-    return ControlLoop(
-        config=config,
-        limits=robot.limits,
-        motion=RuckigMotion(robot.limits, config.period_s),
-        workspace_excess_m=Workspace(robot).excess_m,
-        collision_depth_m=CollisionModel(robot).depth_m,
-        gripper=robot.num_arm_joints,
-    )
+    return new_control_loop(robot, config)
 
 
 def worker_config(contract: Contract, parameters: PolicyNodeParameters, link_name: str, topics: dict[str, str], node: Any) -> WorkerConfig:

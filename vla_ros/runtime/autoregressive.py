@@ -11,7 +11,6 @@ Axes: V ids of the vocabulary, N tokens of an answer, G key/value heads, L place
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from vla_ros.runtime.contract import (
     tensor_spec,
 )
 from vla_ros.runtime.providers import FATAL_LOGS_ONLY, OpenSession, open_session
-from vla_ros.runtime.session import MAX_RELATIVE_ERROR, relative_error
+from vla_ros.runtime.session import MAX_RELATIVE_ERROR, relative_error, time_last
 
 LOGITS, POSITION, TOKEN = "logits", "position", "token"
 PAST, PRESENT = "past", "present"
@@ -240,12 +239,7 @@ class AutoregressivePolicy:
     def warm_up(self, runs: int = 2) -> float:
         """Answers zeros until memory and kernels are there; returns seconds of the last answer. Raises InferenceError."""
         inputs = {name: spec.empty() for name, spec in self.inputs.items() if name != PREFIX_TOKENS}
-        seconds = 0.0
-        for _ in range(runs):
-            start = time.perf_counter()
-            self.infer(inputs)
-            seconds = time.perf_counter() - start
-        return seconds
+        return time_last(lambda: self.infer(inputs), runs)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answers an observation.

@@ -6,31 +6,15 @@ from __future__ import annotations
 import numpy as np
 
 from vla_ros.core.errors import ConfigError
-from vla_ros.runtime.bundle import Bundle
-from vla_ros.runtime.contract import ACTIONS, verify_signature
-from vla_ros.runtime.session import MAX_RELATIVE_ERROR, BoundGraph, relative_error
+from vla_ros.runtime.contract import ACTIONS
+from vla_ros.runtime.session import MAX_RELATIVE_ERROR, BoundGraph, BundleGraph, relative_error
 
 
-class ContinuousPolicy(BoundGraph):
-    """The policy graph of a bundle whose manifest says ``output: continuous``. One thread only.
+class ContinuousPolicy(BundleGraph):
+    """The policy graph of a bundle whose manifest says ``output: continuous``."""
 
-    Args:
-        bundle: a verified bundle.
-        provider: a key of ``PROVIDERS``.
-        threads: threads of one inference on the CPU.
-        allow_cpu: run on the CPU if ``provider`` is not available.
-
-    Raises:
-        ConfigError: an unknown provider, one that is not available, or one whose answers differ from the CPU's.
-        BundleError: the graph cannot be loaded or does not fit the manifest.
-    """
-
-    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 1, allow_cpu: bool = False) -> None:
-        super().__init__(bundle.policy_path, provider, threads, allow_cpu)
-        self.bundle = bundle
-        verify_signature(bundle.manifest, self._session.get_inputs(), self._session.get_outputs())
-        if self.provider != "cpu":
-            verify_answers(self, BoundGraph(bundle.policy_path, "cpu", threads))
+    def _verify_against(self, reference: BoundGraph) -> None:
+        verify_answers(self, reference)
 
 
 def verify_answers(policy: BoundGraph, reference: BoundGraph) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,7 @@ class BoundGraph:
         inputs = {name: spec.empty() for name, spec in self.inputs.items()}
         if PREFIX_TOKENS in inputs:
             inputs[PREFIX_TOKENS] = _free_prefix(self.inputs)
-        seconds = 0.0
-        for _ in range(runs):
-            start = time.perf_counter()
-            self.infer(inputs)
-            seconds = time.perf_counter() - start
-        return seconds
+        return time_last(lambda: self.infer(inputs), runs)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once.
@@ -99,8 +94,8 @@ class BoundGraph:
             raise InferenceError(f"inference failed on {self.providers_in_use[0]}: {error}") from error
 
 
-class OnnxPolicy(BoundGraph):
-    """The policy graph of a bundle. One thread only.
+class BundleGraph(BoundGraph):
+    """The policy graph of a bundle, whatever it answers. One thread only.
 
     Args:
         bundle: a verified bundle.
@@ -118,7 +113,28 @@ class OnnxPolicy(BoundGraph):
         self.bundle = bundle
         verify_signature(bundle.manifest, self._session.get_inputs(), self._session.get_outputs())
         if self.provider != "cpu":
-            verify_answers(self, BoundGraph(bundle.policy_path, "cpu", threads), bundle)
+            self._verify_against(BoundGraph(bundle.policy_path, "cpu", threads))
+
+    def _verify_against(self, reference: BoundGraph) -> None:
+        """Raises ConfigError unless both graphs answer alike."""
+        raise NotImplementedError
+
+
+class OnnxPolicy(BundleGraph):
+    """The policy graph of a bundle that answers with action tokens."""
+
+    def _verify_against(self, reference: BoundGraph) -> None:
+        verify_answers(self, reference, self.bundle)
+
+
+def time_last(call: Callable[[], Any], runs: int) -> float:
+    """Seconds of the last one of ``runs`` calls."""
+    seconds = 0.0
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 class HostBuffers:

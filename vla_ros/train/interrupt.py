@@ -32,3 +32,22 @@ class StopOnSignal:
         if self._run.stop_requested:
             raise KeyboardInterrupt
         self._run.stop_requested = True
+
+
+class StoppableStudy:
+    """Several runs, one after the other: a request to stop reaches the one at hand."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._at_hand: Stoppable | None = None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Set to true to end after the step at hand; what is trained so far is saved."""
+        return self._stop
+
+    @stop_requested.setter
+    def stop_requested(self, value: bool) -> None:
+        self._stop = value
+        if self._at_hand:
+            self._at_hand.stop_requested = value

@@ -32,7 +32,7 @@ from vla_ros.train.config import TrainConfig, read_values
 from vla_ros.train.continual import measure
 from vla_ros.train.data import BatchMaker, Dataset, is_held_out
 from vla_ros.train.heap import keep_heap
-from vla_ros.train.interrupt import StopOnSignal
+from vla_ros.train.interrupt import StoppableStudy, StopOnSignal
 from vla_ros.train.losses import PolicyLoss
 from vla_ros.train.plot import COLOURS, Panel, Series, si_text, write_svg
 from vla_ros.train.power_law import INTERVALS, PowerLaw, fit_power_law
@@ -157,24 +157,12 @@ def count_flop(trainer: Trainer) -> int:
     return counter.get_total_flops()
 
 
-class ScalingStudy:
+class ScalingStudy(StoppableStudy):
     """All runs of a grid."""
 
     def __init__(self, config: TrainConfig, grid: Grid, folders: Sequence[Path], out: Path) -> None:
+        super().__init__()
         self.config, self.grid, self.folders, self.out = config, grid, folders, out
-        self._stop = False
-        self._trainer: Trainer | None = None
-
-    @property
-    def stop_requested(self) -> bool:
-        """Set to true to end after the step at hand; what is trained so far is saved."""
-        return self._stop
-
-    @stop_requested.setter
-    def stop_requested(self, value: bool) -> None:
-        self._stop = value
-        if self._trainer:
-            self._trainer.stop_requested = value
 
     def run(self) -> list[dict[str, Any]]:
         """Results of all runs (fewer if `stop_requested`), each with N, D, T and the metrics."""
@@ -202,7 +190,7 @@ class ScalingStudy:
             raise ConfigError(f"{si_text(flop)} operations are less than one step of {model}, {si_text(step_flop)}: raise the smallest of grid.compute_flop")
         config = replace(config, run=replace(config.run, max_steps=steps))
         last = out / "last.pt"
-        trainer = self._trainer = Trainer(config, dataset, out, resume=load_checkpoint(last) if last.exists() else None)
+        trainer = self._at_hand = Trainer(config, dataset, out, resume=load_checkpoint(last) if last.exists() else None)
         trainer.stop_requested = self.stop_requested
         trainer.run()
         if trainer.stop_requested:
