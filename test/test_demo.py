@@ -145,3 +145,16 @@ def test_an_interrupted_demo_leaves_no_process(ros, still_bundle, tmp_path, numb
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert not processes_of(tmp_path)
+
+
+def test_a_task_of_meta_world_has_its_own_words_scene_and_bundle(still_bundle):
+    pytest.importorskip("metaworld")
+    drawer = "metaworld:drawer-open-v3"
+    text = demo.default_instruction(drawer)
+    assert text == "open the drawer" and demo.default_instruction("tabletop") == demo.DEFAULT_INSTRUCTION
+    assert demo.choose_scene(text, 3, drawer) == demo.Scene(seed=3, judged=True)
+    assert demo.choose_scene("close the drawer", None, drawer) == demo.Scene(seed=0, judged=False)  # another task than the scene's
+    with pytest.raises(ConfigError, match="metaworld_hand"):
+        demo.main(["--env", drawer, "--model", str(still_bundle)])
+    with pytest.raises(SystemExit):
+        demo.parse(["--env", drawer, "--sim", "gazebo"])

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vla_ros.closed_loop import GAZEBO, MUJOCO, SIMULATORS
+from vla_ros.core.embodiment import METAWORLD, TABLETOP, embodiment_of
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.processes import Process, own_ros_environment, vla_command
@@ -35,14 +36,13 @@ if TYPE_CHECKING:
     from vla_ros.ros.observer import Observer, Seen
 
 DEFAULT_INSTRUCTION = "put the red cube in the blue bowl"
-DEFAULT_MODEL = "tabletop"
+DEFAULT_MODELS = {TABLETOP.name: "tabletop", METAWORLD.name: "metaworld-mt50"}
 DEFAULT_LIMIT_S = 40.0
 UNJUDGED_S = 15.0  # how long an instruction runs that the simulator cannot judge
 SCENES_TO_SEARCH = 400
 SIM_READY_S, POLICY_READY_S = 60.0, 120.0
 AFTER_SUCCESS_S, AFTER_DONE_S = 1.0, 3.0
 FILM_RATE_HZ = 15
-CAMERAS = ("front", "wrist")
 
 START = "starting"
 
@@ -58,11 +58,15 @@ class Scene:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 on success (or when nobody can judge), 1 if the robot failed."""
     options = parse(argv)
-    bundle = load_bundle(bundle_dir(options.model))  # a broken one is refused here with one line, instead of in a process's log
+    bundle = load_bundle(bundle_dir(options.model or DEFAULT_MODELS[embodiment_of(options.env).name]))  # a broken one is refused here with one line, instead of in a process's log
+    body = embodiment_of(options.env)
+    if bundle.manifest.robot != body.robot:
+        raise ConfigError(f"bundle '{bundle.manifest.name}' is for robot {bundle.manifest.robot}, --env {options.env} has {body.robot}: give another --model or --env")
+    options.instruction = options.instruction or default_instruction(options.env)
     PromptEncoder(bundle.manifest, bundle.tokenizer_path).encode(options.instruction)  # and so is an instruction that does not fit
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
-    scene = choose_scene(options.instruction, options.seed)
+    scene = choose_scene(options.instruction, options.seed, options.env)
     if not scene.judged:
         console.print(Text("The simulator cannot check this instruction: it knows no such task. The robot tries anyway.", style="yellow"))
     try:
@@ -79,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="vla demo", description="The robot does one instruction in the embedded simulator.")
-    parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="what to tell the robot (default: %(default)s)")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="policy bundle: a folder or a name below models/ (default: %(default)s)")
+    parser.add_argument("--env", default=TABLETOP.name, help="tabletop, or a task of Meta-World such as metaworld:drawer-open-v3 (default: %(default)s)")
+    parser.add_argument("--instruction", help=f"what to tell the robot (default: {DEFAULT_INSTRUCTION}; in Meta-World what its task is)")
+    parser.add_argument("--model", help="policy bundle: a folder or a name below models/ (default: tabletop; in Meta-World metaworld-mt50)")
     parser.add_argument("--seed", type=int, help="scene; by default the first one in which the instruction makes sense")
     parser.add_argument("--sim", choices=SIMULATORS, default=MUJOCO, help="where the robot moves; gazebo is Gazebo Classic 11 (docs/gazebo.md)")
     parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMIT_S, help="give up after this many seconds (default: %(default)g)")
@@ -88,23 +93,40 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of film, report and logs (default: %(default)s)")
     parser.add_argument("--no-video", action="store_true", help="no film: less memory, no time for encoding")
     options = parser.parse_args(argv)
-    if not options.instruction.strip():
+    if options.instruction is not None and not options.instruction.strip():
         parser.error("--instruction is blank")
+    if embodiment_of(options.env) is not TABLETOP and options.sim != MUJOCO:
+        parser.error("--sim gazebo has the tabletop alone")
     if options.limit_s <= 0 or (options.seed is not None and options.seed < 0):
         parser.error("--limit-s must be positive and --seed not negative")
     return options
 
 
-def choose_scene(instruction: str, seed: int | None) -> Scene:
+def default_instruction(environment: str) -> str:
+    """What the robot is told where nobody says anything."""
+    if embodiment_of(environment) is TABLETOP:
+        return DEFAULT_INSTRUCTION
+    from vla_ros.sim.metaworld.tasks import MetaWorldTask, phrasings, tasks_of
+
+    return phrasings(MetaWorldTask(tasks_of(environment)[0]))[0]
+
+
+def choose_scene(instruction: str, seed: int | None, environment: str = TABLETOP.name) -> Scene:
     """The first scene in which the instruction names things that are there and within reach.
 
     Args:
         instruction: as typed.
         seed: take this scene, whatever it shows.
+        environment: whose scenes; a task of Meta-World can be done in each of its own.
 
     Raises:
         ConfigError: the words are understood, but no scene has these things.
     """
+    if embodiment_of(environment) is METAWORLD:
+        from vla_ros.sim.metaworld import tasks as metaworld
+
+        asked = metaworld.parse_task(instruction)
+        return Scene(seed=seed or 0, judged=asked is not None and asked.family == metaworld.tasks_of(environment)[0])
     from vla_ros.sim.env import TabletopEnv
     from vla_ros.sim.tasks import parse_task
 
@@ -144,7 +166,8 @@ class Demo:
 
         with contextlib.ExitStack() as stack:
             processes = self._start_processes(stack)
-            self._observer = Observer(CAMERAS, keep_pictures=not self._options.no_video, on_change=self._note)
+            cameras = tuple(camera.name for camera in self._bundle.manifest.cameras)
+            self._observer = Observer(cameras, keep_pictures=not self._options.no_video, on_change=self._note)
             stack.callback(self._observer.close)
             live = stack.enter_context(Live(get_renderable=self._view, console=self._console, refresh_per_second=5))
             self._wait_until_ready(processes)
@@ -156,7 +179,7 @@ class Demo:
 
     def _start_processes(self, stack: contextlib.ExitStack) -> list[Process]:
         options = self._options
-        sim = vla_command("sim", "--seed", str(self._scene.seed))
+        sim = vla_command("sim", "--env", options.env, "--seed", str(self._scene.seed))
         model = ("--model", str(self._bundle.directory), "--execution-provider", options.provider)
         policy = vla_command("run", *model, "--autostart", "false")
         if options.sim == GAZEBO:  # time is Gazebo's
@@ -219,6 +242,7 @@ class Demo:
             "missed_periods": None if missed is None else int(missed - (self._missed_before or 0)),
             "inference_ms": round(median(seen.inference_ms), 1) if seen.inference_ms else None,
             "video": film,
+            "environment": self._options.env,
             "simulator": self._options.sim,
             "scene_seed": self._scene.seed,
             "plan": seen.plan,
