@@ -300,6 +300,7 @@ def failures(report: dict[str, Any]) -> list[str]:
         (not report["raw_characters_in_log"], f"raw characters in the node's log: {report['raw_characters_in_log']}"),
         (commands["messages"] > 0, "the judge saw no command"),
         (commands["violations"] == 0, f"{commands['violations']} bad commands: {commands['by_kind']}, such as {commands['examples'][:1]}"),
+        (commands["commanders"] <= 1, f"{commands['commanders']} nodes commanded at once: another program is in ROS domain {os.environ.get('ROS_DOMAIN_ID')}, so this run tells nothing"),
         (commands["ended_at_rest"], "the last command was not at rest"),
         (report["flights"] <= _KEPT_FLIGHTS, f"{report['flights']} flights are kept"),
     )

@@ -33,7 +33,7 @@ def soak():
 
 def report(**changes):
     """Of a soak in which all went well."""
-    commands = {"messages": 9, "violations": 0, "by_kind": {}, "examples": [], "ended_at_rest": True}
+    commands = {"messages": 9, "violations": 0, "by_kind": {}, "examples": [], "commanders": 1, "ended_at_rest": True}
     good = {"failure": None, "exit_code": 0, "tracebacks": 0, "raw_characters_in_log": [], "flights": 3, "growth": {}, "commands": commands}
     return {**good, **changes, "commands": {**commands, **changes.get("commands", {})}}
 
@@ -63,7 +63,7 @@ def test_growth_compares_the_first_and_the_last_third_after_the_warm_up(soak):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"failure": "not within 60 s"}, {"exit_code": -11}, {"tracebacks": 1}, {"raw_characters_in_log": ["U+202E"]}, {"flights": 21}, {"commands": {"messages": 0}}, {"commands": {"violations": 1, "by_kind": {"step": 1}, "examples": ["step"]}}, {"commands": {"ended_at_rest": False}}],
+    [{"failure": "not within 60 s"}, {"exit_code": -11}, {"tracebacks": 1}, {"raw_characters_in_log": ["U+202E"]}, {"flights": 21}, {"commands": {"messages": 0}}, {"commands": {"violations": 1, "by_kind": {"step": 1}, "examples": ["step"]}}, {"commands": {"ended_at_rest": False}}, {"commands": {"commanders": 2}}],
 )
 def test_each_failure_is_named(soak, changes):
     assert len(soak.failures(report(**changes))) == 1

@@ -43,6 +43,7 @@ def test_a_good_stream_is_not_blamed():
     assert judge.summary() == {
         "messages": 21,
         "streams": 1,
+        "commanders": 0,
         "violations": 0,
         "by_kind": {},
         "examples": [],
@@ -117,6 +118,7 @@ def test_the_process_reads_the_topic_and_reports(process_and_publisher):
     publisher.publish(trajectory([9.0] * 7))
     publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
     report = ended(process)
+    assert report["commanders"] == 1
     assert process.returncode == 1 and report["messages"] == 1 and report["by_kind"] == {"position": 7}
 
 
@@ -134,3 +136,22 @@ def test_a_judge_that_slept_blames_nobody_for_the_pause_that_it_missed(process_a
     publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
     report = ended(process)
     assert report["messages"] == 2 and report["streams"] == 2 and report["violations"] == 0, report
+
+
+@pytest.mark.ros
+def test_two_commanders_at_once_are_counted(process_and_publisher, wait_until):
+    """Two robots in one domain: the steps between their commands are nobody's fault."""
+    import rclpy
+    from trajectory_msgs.msg import JointTrajectory
+
+    process, publisher = process_and_publisher
+    other = rclpy.create_node("other_commander")
+    try:
+        second = other.create_publisher(JointTrajectory, "command", 100)
+        wait_until(second.get_subscription_count, "the observer hears both", 20.0)
+        time.sleep(1.5)  # it counts twice a second
+        publisher.publish(trajectory([0.0] * 7))
+        publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+        assert ended(process)["commanders"] == 2
+    finally:
+        other.destroy_node()

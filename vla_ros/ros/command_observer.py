@@ -2,7 +2,8 @@
 """An independent judge: ``python -m vla_ros.ros.command_observer --urdf FILE``, a process that reads ``command`` and the URDF, nothing else.
 
 It shares no code with what makes the commands. Until SIGTERM or SIGINT it checks every trajectory_msgs/JointTrajectory, then prints one
-JSON object: how many came and what was wrong with them. Exit code 0 if nothing was, 1 otherwise.
+JSON object: how many came, from how many commanders at once at the most (steps between the commands of two mean nothing), and what was wrong with
+them. Exit code 0 if nothing was, 1 otherwise.
 
 Each message must name every movable joint of the URDF once at most, end at rest, have increasing times, and keep positions and velocities
 inside the URDF's limits at every point. From one message to the next the first point may move by no more than the velocity limit allows in
@@ -28,6 +29,7 @@ _RELATIVE = 1e-3  # of the velocity limit; sums of float64 are far below
 _ABSOLUTE = 1e-4  # rad or m
 _AT_REST = 1e-5
 _EXAMPLES = 5
+_COUNT_EVERY_S = 0.5
 
 
 class CommandJudge:
@@ -42,7 +44,7 @@ class CommandJudge:
         self._last: dict[str, float] | None = None
         self._last_s = 0.0
         self._was_moving = False
-        self.messages = self.streams = 0
+        self.messages = self.streams = self.commanders = 0
         self.violations: Counter[str] = Counter()
         self.examples: list[str] = []
 
@@ -108,7 +110,7 @@ class CommandJudge:
     def summary(self) -> dict[str, Any]:
         """What the process prints."""
         violations = {"violations": sum(self.violations.values()), "by_kind": dict(self.violations), "examples": self.examples}
-        return {"messages": self.messages, "streams": self.streams, **violations, "ended_at_rest": not self._was_moving}
+        return {"messages": self.messages, "streams": self.streams, "commanders": self.commanders, **violations, "ended_at_rest": not self._was_moving}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,8 +147,12 @@ def _listen(judge: CommandJudge, topic: str, stopped: list[int]) -> None:
     node.create_subscription(JointTrajectory, topic, lambda message, information: judge.judge(message, _sent_s(information)), every)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    counted_s = 0.0
     while not stopped:
         executor.spin_once(timeout_sec=0.1)
+        if time.monotonic() - counted_s > _COUNT_EVERY_S:
+            counted_s = time.monotonic()
+            judge.commanders = max(judge.commanders, node.count_publishers(topic))
     while (before := judge.messages) is not None:  # what has arrived is judged, too
         executor.spin_once(timeout_sec=0.05)
         if judge.messages == before:

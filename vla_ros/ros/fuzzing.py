@@ -278,6 +278,7 @@ def failures(report: dict[str, Any]) -> list[str]:
         (report["acting_share"] > 0.0, "the policy never acted while messages came: nothing was at stake"),
         (commands["messages"] > 0, "the judge saw no command"),
         (commands["violations"] == 0, f"{commands['violations']} bad commands: {commands['by_kind']}, such as {commands['examples'][:1]}"),
+        (commands["commanders"] <= 1, f"{commands['commanders']} nodes commanded at once: another program is in ROS domain {os.environ.get('ROS_DOMAIN_ID')}, so this run tells nothing"),
         (commands["ended_at_rest"], "the last command was not at rest"),
     )
     return [sentence for is_met, sentence in conditions if not is_met]
