@@ -33,6 +33,7 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
         action_D: terminate, x, y, z, yaw, gripper of the last step; earlier steps are on the way to it. NaN makes all logits NaN.
         slow_loops: matrix products that cost time, to make inference slow.
     """
+    pytest.importorskip("onnx")
     folder.mkdir(parents=True, exist_ok=True)
     _write_graph(folder / "policy.onnx", action_D, slow_loops)
     _write_tokenizer(folder / "tokenizer.json")
