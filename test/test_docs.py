@@ -33,6 +33,7 @@ PLACEHOLDERS = {"COMMAND": "inspect", "N": "1", "S": "0.5", "PID": "1", "...": "
 TOPICS = {"/instruction", "/diagnostics", "/vla_policy/status", "/command"}
 SERVICES = {"/vla_policy/stop", "/vla_policy/resume"}
 TRANSITIONS = {"configure", "activate", "deactivate", "cleanup", "shutdown"}
+WORKSPACE_GUIDES = ("README.md", "docs/getting_started.md")
 RUN = ("vla --help", "vla inspect models/tabletop")
 
 
@@ -171,7 +172,7 @@ def test_every_command_is_accepted_as_written(guide, line, mentioned, monkeypatc
     elif program.endswith(".sh"):
         assert (ROOT / "tools" / program).is_file()
     else:
-        assert program in ("rosdep", "colcon", "gz", "apt-get", "sysctl", "export", "git"), f"{guide}: no check for {line}"
+        assert program in ("rosdep", "colcon", "gz", "apt-get", "sysctl", "export", "git", "mkdir"), f"{guide}: no check for {line}"
 
 
 @pytest.mark.parametrize("line", [line for _, line, mentioned in commands() if words_of(line)[0] == "ros2" and not mentioned])
@@ -199,6 +200,14 @@ def test_what_each_command_does_is_run_by_a_test():
     for name, command in cli.COMMANDS.items():
         package, _, module = command.module.rpartition(".")
         assert re.search(rf'{package} import (\w+, )*{module}\b|{command.module}\b|"{name}"', tests), f"no test has anything of vla {name}"
+
+
+def test_both_guides_build_a_workspace_in_the_same_way():
+    blocks = [re.search(r"```bash\n(mkdir -p ~/ws.*?)```", (ROOT / guide).read_text(encoding="utf-8"), re.DOTALL) for guide in WORKSPACE_GUIDES]
+    first, second = (block[1] for block in blocks)
+    assert first == second
+    for needed in ("PIP_BREAK_SYSTEM_PACKAGES=1", "source install/setup.bash", "ros2 launch vla_ros mujoco.launch.py"):
+        assert needed in first
 
 
 def test_a_command_that_does_not_exist_is_refused(monkeypatch):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -43,6 +44,22 @@ def test_options_of_vla_run_have_the_names_of_the_launch_arguments(capsys):
     help_text = capsys.readouterr().out
     for argument in _POLICY:
         assert "--" + argument.replace("_", "-") in help_text, argument
+
+
+def documented_instructions():
+    """What README, guides and launch files tell the reader to say."""
+    files = [_LAUNCH.parent / "README.md", *(_LAUNCH.parent / "docs").glob("*.md"), *_LAUNCH.glob("*.py")]
+    return {text for file in files if file.is_file() for text in re.findall(r"topic pub .*?\{data: '(.+?)'\}", file.read_text(encoding="utf-8"))}
+
+
+def test_what_the_guides_say_can_be_done_in_the_scene_that_is_launched():
+    tasks = pytest.importorskip("vla_ros.sim.tasks", reason="needs mujoco")
+    from vla_ros.sim.env import TabletopEnv
+
+    env = TabletopEnv()
+    env.reset(int(declared("mujoco.launch.py")["seed"]["default_value"].value))
+    found = documented_instructions()
+    assert found and all(tasks.parse_task(text) in env.feasible_tasks() for text in found), (found, env.world_state().objects)
 
 
 @pytest.mark.parametrize("name", _ARGUMENTS)

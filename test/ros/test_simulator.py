@@ -103,6 +103,7 @@ def simulator(context):
     client.close()
     log = stop(process)
     assert process.returncode == 0, log
+    assert "Objects here: " in log.partition("scene 3: judging")[2], "a person must know what can be said"
 
 
 def test_drivers_publish_what_a_robot_does(simulator):
