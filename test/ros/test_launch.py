@@ -30,6 +30,11 @@ def test_arguments_are_those_of_the_contract_and_documented(name):
         assert len(keywords["description"].value) > 10 and "default_value" in keywords
 
 
+@pytest.mark.parametrize("name", ["model", "control_rate_hz", "execution_provider"])
+def test_an_argument_that_is_not_given_leaves_the_parameter_file_alone(name):
+    assert declared("policy.launch.py")[name]["default_value"].value == ""
+
+
 @pytest.mark.parametrize("name", _ARGUMENTS)
 def test_files_compile(name):
     compile((_LAUNCH / name).read_text(encoding="utf-8"), name, "exec")

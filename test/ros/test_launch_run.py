@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ros2 launch`` itself starts policy.launch.py on a robot, and ends it: at Ctrl-C, and at SIGTERM, at which it leaves its processes behind."""
+"""``ros2 launch`` itself starts policy.launch.py on a robot, and ends it: at Ctrl-C, and at SIGTERM, at which it leaves its processes behind.
+
+What the node's parameters are is written down by a program in its place.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -33,6 +37,46 @@ def prefix(tmp_path):
     return tmp_path / "prefix"
 
 
+RECORDER = """#!{python}
+import json, sys
+from pathlib import Path
+files = [Path(b).read_text() for a, b in zip(sys.argv, sys.argv[1:]) if a == "--params-file"]
+Path({record!r}).write_text(json.dumps(files))
+"""
+
+
+def launched(prefix, tmp_path):
+    """Environment of a ``ros2 launch`` that finds vla_ros in ``prefix``."""
+    return {
+        **os.environ,
+        "AMENT_PREFIX_PATH": f"{prefix}:{os.environ.get('AMENT_PREFIX_PATH', '')}",
+        "PYTHONPATH": f"{share_dir()}:{os.environ.get('PYTHONPATH', '')}",
+        "ROS_LOG_DIR": str(tmp_path / "log"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda"}),
+        (["control_rate_hz:=25", "model:=other"], {"control_rate_hz": 25.0, "model": "other", "execution_provider": "cuda"}),
+    ],
+)
+def test_a_parameter_file_counts_where_no_argument_is_given(prefix, tmp_path, arguments, expected):
+    program, record, params = prefix / "lib" / "vla_ros" / "vla_policy", tmp_path / "record.json", tmp_path / "params.yaml"
+    program.write_text(RECORDER.format(python=sys.executable, record=str(record)), encoding="utf-8")
+    mine = {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda"}
+    params.write_text(yaml.safe_dump({"vla_policy": {"ros__parameters": mine}}), encoding="utf-8")
+    command = ["ros2", "launch", str(share_dir() / "launch" / "policy.launch.py"), f"params_file:={params}", *arguments]
+    done = subprocess.run(command, env=launched(prefix, tmp_path), capture_output=True, text=True, timeout=60, check=False)
+    assert record.is_file(), done.stdout + done.stderr
+    merged = {}
+    for text in json.loads(record.read_text(encoding="utf-8")):
+        for node in yaml.safe_load(text).values():
+            merged |= node["ros__parameters"]
+    assert merged == {**expected, "use_sim_time": False}
+
+
 def is_alive(pid):
     try:
         os.kill(pid, 0)
@@ -47,16 +91,10 @@ def test_a_launched_policy_moves_the_robot_and_holds_when_the_launch_is_ended(co
 
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump({"/**": {"ros__parameters": _RELAXED}}), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "AMENT_PREFIX_PATH": f"{prefix}:{os.environ.get('AMENT_PREFIX_PATH', '')}",
-        "PYTHONPATH": f"{share_dir()}:{os.environ.get('PYTHONPATH', '')}",
-        "ROS_LOG_DIR": str(tmp_path / "log"),
-    }
     command = ["ros2", "launch", str(share_dir() / "launch" / "policy.launch.py"), f"model:={tiny_bundle}", f"params_file:={params}"]
     robot = FakeRobot(RobotDescription.load(robot_config_path("tabletop_arm")), tabletop.CAMERAS)
     with (tmp_path / "launch.log").open("w") as log:
-        launch = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        launch = subprocess.Popen(command, env=launched(prefix, tmp_path), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             wait_until(lambda: robot.hears_instructions and robot.code == "IDLE", "the node is active", 60.0)
             robot.instruct("go")
