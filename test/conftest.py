@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ settings.register_profile("untimed", deadline=None)  # a shared machine decides 
 settings.load_profile("untimed")
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before anything imports MuJoCo
+sys.path.append(str(Path(__file__).parent))  # for guides.py; last, since folders here are called like packages
 
 #: What these tests and their fixtures import when they are collected. A skip in a folder's conftest.py would end the whole collection.
 NEEDS = {
