@@ -53,7 +53,8 @@ class Client:
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {timeout_s} s: {what}; got { ({k: len(v) for k, v in self.got.items()}) }")
+                counts = {k: len(v) for k, v in self.got.items()}
+                pytest.fail(f"not within {timeout_s} s: {what}; got {counts}")
             self._executor.spin_once(timeout_sec=0.05)
         return value
 
