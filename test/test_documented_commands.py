@@ -214,6 +214,7 @@ NOT_RUN = {
     "make test": "is this",
     "mkdir": "of the shell",
     "pip install": "needs the network; tools/bootstrap.sh has installed the extras before the tests run",
+    "pip uninstall": "would take a package from under the tests",
     "pytest": "is part of make test",
     "python tools/faults.py --write docs/faults.md": "runs every test of a fault; faults/test_table.py runs its parts",
     "python tools/film_episode.py --gif docs/gazebo.gif": "needs Gazebo Classic 11; run above in MuJoCo",

@@ -33,6 +33,15 @@ from vla_ros.runtime.bundle import read_manifest
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 CHILD_TIME_LIMIT_S = 60
 MIN_SHARED_MEMORY_BYTES = 64 << 20  # six participants with the profile's segment of 10 MiB
+NUMPY_REMEDY = 'a later numpy hides the one that the system\'s packages are built for: pip uninstall numpy, and add "numpy<2" to what pip installs'
+_IMPORT = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        sys.exit(f"{name}: {error}")
+"""
 APT_EGL = "sudo apt-get install -y --no-install-recommends libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
 BASE_MODULES = ("numpy", "yaml", "pinocchio", "ruckig", "tokenizers", "cv2", "tqdm", "rich")
 
@@ -98,14 +107,19 @@ def check_python() -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 10) <= sys.version_info[:2] <= (3, 12)
     remedy = "" if good else "use Python 3.10, 3.11 or 3.12: the ROS 2 and Pinocchio wheels are tested with these"
-    missing = [name for name in BASE_MODULES if importlib.util.find_spec(name) is None]
-    packages = Finding(
-        name="packages",
-        state=FAIL if missing else OK,
-        found=f"missing: {', '.join(missing)}" if missing else "all required ones are installed",
-        remedy=how_to_install("") if missing else "",
-    )
-    return [Finding(name="Python", state=OK if good else FAIL, found=f"{version} ({sys.executable})", remedy=remedy), packages]
+    return [Finding(name="Python", state=OK if good else FAIL, found=f"{version} ({sys.executable})", remedy=remedy), check_packages()]
+
+
+def check_packages(modules: Sequence[str] = BASE_MODULES) -> Finding:
+    """Whether the package's own requirements are there and can be loaded: those of the system may be built for an older numpy than pip's."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding(name="packages", state=FAIL, found=f"missing: {', '.join(missing)}", remedy=how_to_install(""))
+    code, text = _child(_IMPORT, *modules)
+    if code == 0:
+        return Finding(name="packages", state=OK, found="all required ones are installed")
+    remedy = "install it again" if "numpy" not in text else NUMPY_REMEDY
+    return Finding(name="packages", state=FAIL, found=f"cannot be loaded: {_last_line(text)}", remedy=remedy)
 
 
 def check_onnxruntime() -> list[Finding]:
