@@ -164,11 +164,13 @@ _numbers = itertools.islice(_numbers, os.getpid() % 100, None)
 
 @contextlib.contextmanager
 def ros_domain() -> Iterator[int]:
-    """A ROS domain of its own, on this machine only: a lock keeps test runs side by side out of each other's."""
+    """A ROS domain of its own, on this machine only: a lock keeps test runs side by side out of each other's, and nobody else is in it."""
+    from vla_ros.processes import is_free
+
     folder = Path(tempfile.gettempdir()) / "vla_ros_test_domains"
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        number = next(n for n in _numbers if _lock(stack.enter_context((folder / str(n)).open("w"))))
+        number = next(n for n in _numbers if is_free(n) and _lock(stack.enter_context((folder / str(n)).open("w"))))
         patch.setenv("ROS_DOMAIN_ID", str(number))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield number
