@@ -69,6 +69,8 @@ def test_no_command_and_an_unknown_one_are_wrong_use():
 @pytest.mark.parametrize("name", ["demo", "quantize", "evaluate", "bench", "inspect", "doctor"])
 def test_every_command_explains_itself(name: str):
     done = run_vla(name, "--help")
+    if "is not installed: " in done.stderr:
+        pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: vla {name}")
     assert "--json" in done.stdout or name == "demo"
