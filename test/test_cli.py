@@ -15,6 +15,7 @@ import pytest
 
 from vla_ros import cli
 from vla_ros.core.errors import ConfigError, VlaError
+from vla_ros.extras import packages_of
 
 HEAVY = ("rclpy", "torch", "mujoco", "onnxruntime", "cv2", "pinocchio", "rich", "numpy")
 
@@ -139,6 +140,8 @@ def test_interruption_has_the_shells_code(install_main):
     ],
 )
 def test_a_missing_package_names_what_brings_it_in_a_workspace_and_in_a_clone(install_main, capsys, module: str, commands: tuple[str, ...]):
+    if not packages_of("sim"):
+        pytest.skip("a clone on PYTHONPATH that is not installed declares nothing")
     code = cli.main([install_main(raising(ModuleNotFoundError(f"No module named {module!r}", name=module)))])
     assert code == 2
     message = capsys.readouterr().err
