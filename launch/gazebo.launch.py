@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts Gazebo Sim with the tabletop, its bridge to ROS, and the policy node: ``ros2 launch vla_ros gazebo.launch.py``.
 
-Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up the red cube'}"``. Takes every argument of policy.launch.py
+Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up the red brick'}"``. Takes every argument of policy.launch.py
 (with use_sim_time true unless given) and those below. docs/gazebo.md names the packages for each ROS distribution.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the embedded simulator and the policy node: ``ros2 launch vla_ros mujoco.launch.py``.
 
-Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up the red cube'}"``. Takes every argument of policy.launch.py
+Then ``ros2 topic pub --once instruction std_msgs/msg/String "{data: 'pick up the red brick'}"``. Takes every argument of policy.launch.py
 and those of the simulator below.
 """
 

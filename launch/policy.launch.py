@@ -7,12 +7,12 @@
 import os
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(__file__).resolve().parents[1]  # share/vla_ros when installed, the clone's root otherwise
 PROFILE = str(SHARE / "config" / "fastdds_profile.xml")
@@ -20,10 +20,12 @@ PARAMS = str(SHARE / "config" / "vla_policy.yaml")
 
 ARGUMENTS = [
     DeclareLaunchArgument(
-        "model", default_value="tabletop", description="policy bundle: a folder with manifest.yaml, or a name below share/vla_ros/models"
+        "model",
+        default_value="",
+        description="policy bundle: a folder with manifest.yaml, or a name below share/vla_ros/models; empty: as in params_file, else tabletop",
     ),
     DeclareLaunchArgument(
-        "params_file", default_value=PARAMS, description="YAML file of node parameters; the arguments here take precedence over it"
+        "params_file", default_value=PARAMS, description="YAML file of node parameters; arguments that are given take precedence over it"
     ),
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node; its topics are relative"),
     DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"),
@@ -37,12 +39,19 @@ ARGUMENTS = [
         "log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"], description="least severity that is logged"
     ),
     DeclareLaunchArgument(
-        "control_rate_hz", default_value="50.0", description="rate of the control loop and of the command, Hz, 1 to 1000"
+        "control_rate_hz",
+        default_value="",
+        description="rate of the control loop and of the command, Hz, 1 to 1000; empty: as in params_file, else 50",
     ),
     DeclareLaunchArgument(
-        "execution_provider", default_value="cpu", choices=["cpu", "cuda", "tensorrt", "openvino"], description="where the policy runs"
+        "execution_provider",
+        default_value="",
+        choices=["", "cpu", "cuda", "tensorrt", "openvino"],
+        description="where the policy runs; empty: as in params_file, else cpu",
     ),
 ]
+#: Arguments that are parameters of the node, and their types. An empty one must not hide what params_file says.
+PARAMETERS = {"model": str, "control_rate_hz": float, "execution_provider": str}
 
 
 def fast_dds_profile() -> list:
@@ -58,9 +67,10 @@ def fast_dds_profile() -> list:
     ]
 
 
-def policy_node() -> LifecycleNode:
+def policy_node(context: LaunchContext) -> list[LifecycleNode]:
     """The lifecycle node; with autostart it configures and activates itself and retries while the robot's driver is not up."""
-    return LifecycleNode(
+    given = {name: kind for name, kind in PARAMETERS.items() if LaunchConfiguration(name).perform(context)}
+    node = LifecycleNode(
         package="vla_ros",
         executable="vla_policy",
         name="vla_policy",
@@ -72,17 +82,16 @@ def policy_node() -> LifecycleNode:
         parameters=[
             LaunchConfiguration("params_file"),
             {
-                "model": ParameterValue(LaunchConfiguration("model"), value_type=str),
                 "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
-                "control_rate_hz": ParameterValue(LaunchConfiguration("control_rate_hz"), value_type=float),
-                "execution_provider": ParameterValue(LaunchConfiguration("execution_provider"), value_type=str),
+                **{name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, kind in given.items()},
             },
         ],
         output="screen",
         emulate_tty=True,
     )
+    return [node]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments, transport profile, node."""
-    return LaunchDescription([*ARGUMENTS, *fast_dds_profile(), policy_node()])
+    return LaunchDescription([*ARGUMENTS, *fast_dds_profile(), OpaqueFunction(function=policy_node)])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,28 @@ settings.register_profile("untimed", deadline=None)  # a shared machine decides 
 settings.load_profile("untimed")
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before anything imports MuJoCo
+sys.path.append(str(Path(__file__).parent))  # for guides.py; last, since folders here are called like packages
+
+#: What these tests and their fixtures import when they are collected. A skip in a folder's conftest.py would end the whole collection.
+NEEDS = {
+    "dataset": ("pyarrow", "av", "mcap_ros2"),
+    "importers": ("torch", "onnx", "onnxscript", "safetensors"),
+    "model": ("torch",),
+    "robot": ("mujoco",),
+    "ros/test_flight_recorder.py": ("mcap",),
+    "runtime": ("onnx", "onnxruntime"),
+    "test_bundle_checkpoint.py": ("torch", "onnx"),
+    "test_export.py": ("torch", "onnx", "onnxruntime"),
+    "train": ("torch", "onnx"),
+}
+LEFT_OUT = {part: missing for part, needs in NEEDS.items() if (missing := [name for name in needs if importlib.util.find_spec(name) is None])}
+collect_ignore = list(LEFT_OUT)
+
+
+def pytest_report_header() -> list[str]:
+    """Says which tests are left out for want of which packages."""
+    return [f"left out: test/{part} (not installed: {', '.join(missing)})" for part, missing in LEFT_OUT.items()]
+
 
 OPSET = 18
 PLAN = {

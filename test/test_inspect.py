@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_a_broken_evaluation_does_not_hide_the_bundle(bundle, capsys):
 def test_whatever_is_wrong_comes_with_a_remedy():
     findings = [*doctor.check_python(), *doctor.check_onnxruntime(), *doctor.check_shared_memory(), *doctor.check_bundles()]
     assert findings and all(finding.remedy for finding in findings if finding.state != doctor.OK)
+
+
+def test_a_package_that_cannot_be_loaded_is_found(tmp_path, monkeypatch):
+    (tmp_path / "built_for_numpy_1.py").write_text("raise ImportError('numpy.core.multiarray failed to import')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    finding = doctor.check_packages(["json", "built_for_numpy_1"])
+    assert finding.state == doctor.FAIL and "built_for_numpy_1: numpy.core" in finding.found and "numpy<2" in finding.remedy
+    assert doctor.check_packages(["json"]).state == doctor.OK
+    assert "rosdep" in doctor.check_packages(["no_such_module"]).remedy
 
 
 def test_a_child_that_hangs_is_not_waited_for(monkeypatch):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -130,6 +131,28 @@ def test_every_direct_requirement_is_pinned_within_its_range(python: str):
     for requirement in map(Requirement, requirements):
         assert requirement.name in pinned, requirement
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
+
+
+ONLY_BY_EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "transformers", "pyarrow", "metaworld", "zmq", "tensorboard", "websockets", "mcap", "mcap_ros2")
+HIDES_PACKAGES = f"""
+import importlib.machinery, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {ONLY_BY_EXTRAS} else importlib.machinery.PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder()
+"""
+
+
+def test_colcon_test_collects_where_only_the_packages_of_a_ros_workspace_are_installed(tmp_path):
+    (tmp_path / "hides_packages.py").write_text(HIDES_PACKAGES, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    command = [sys.executable, "-m", "pytest", "-p", "hides_packages", "-p", "no:cacheprovider", "--collect-only", "-q", str(ROOT / "test")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "test/core/test_action_tokens.py" in done.stdout and "test/ros/test_policy_node.py" in done.stdout
+    assert "test/model/" not in done.stdout
 
 
 def test_console_scripts_exist():

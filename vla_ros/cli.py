@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from vla_ros import __version__
 from vla_ros.core.errors import ConfigError, InputError, VlaError
+from vla_ros.extras import how_to_install
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -167,14 +168,8 @@ def missing_module_hint(error: ModuleNotFoundError) -> str | None:
     if module not in EXTRA_OF_MODULE:
         return None
     extra = EXTRA_OF_MODULE[module]
-    target = f"vla_ros[{extra}]" if extra else "vla_ros"
-    local = f".[{extra}]" if extra else "."
-    hint = f'{error.name} is not installed: pip install "{target}"   (in a clone: pip install "{local}")'
-    if extra == "cpu":
-        hint += "; with an NVIDIA card the extra gpu instead of cpu"
-    if extra == "ros":
-        hint += "; or source a ROS 2 installation"
-    return hint
+    hint = f"{error.name} is not installed: {how_to_install(extra)}"
+    return f"{hint}; with an NVIDIA card the extra gpu instead of cpu" if extra == "cpu" else hint
 
 
 def _report(program: str, error: Exception, message: str | None, code: int) -> int:

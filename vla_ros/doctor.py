@@ -23,6 +23,7 @@ from rich.text import Text
 
 from vla_ros.core.errors import VlaError
 from vla_ros.core.paths import share_dir
+from vla_ros.extras import how_to_install
 from vla_ros.finding import FAIL, OK, WARN, Finding
 from vla_ros.finding import last_line as _last_line
 from vla_ros.inspect_bundle import FILE_OK, check_files
@@ -32,6 +33,15 @@ from vla_ros.runtime.bundle import read_manifest
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 CHILD_TIME_LIMIT_S = 60
 MIN_SHARED_MEMORY_BYTES = 64 << 20  # six participants with the profile's segment of 10 MiB
+NUMPY_REMEDY = 'a later numpy hides the one that the system\'s packages are built for: pip uninstall numpy, and add "numpy<2" to what pip installs'
+_IMPORT = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        sys.exit(f"{name}: {error}")
+"""
 APT_EGL = "sudo apt-get install -y --no-install-recommends libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
 BASE_MODULES = ("numpy", "yaml", "pinocchio", "ruckig", "tokenizers", "cv2", "tqdm", "rich")
 
@@ -97,14 +107,19 @@ def check_python() -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 10) <= sys.version_info[:2] <= (3, 12)
     remedy = "" if good else "use Python 3.10, 3.11 or 3.12: the ROS 2 and Pinocchio wheels are tested with these"
-    missing = [name for name in BASE_MODULES if importlib.util.find_spec(name) is None]
-    packages = Finding(
-        name="packages",
-        state=FAIL if missing else OK,
-        found=f"missing: {', '.join(missing)}" if missing else "all required ones are installed",
-        remedy='pip install "vla_ros"   (in a clone: pip install .)' if missing else "",
-    )
-    return [Finding(name="Python", state=OK if good else FAIL, found=f"{version} ({sys.executable})", remedy=remedy), packages]
+    return [Finding(name="Python", state=OK if good else FAIL, found=f"{version} ({sys.executable})", remedy=remedy), check_packages()]
+
+
+def check_packages(modules: Sequence[str] = BASE_MODULES) -> Finding:
+    """Whether the package's own requirements are there and can be loaded: those of the system may be built for an older numpy than pip's."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding(name="packages", state=FAIL, found=f"missing: {', '.join(missing)}", remedy=how_to_install(""))
+    code, text = _child(_IMPORT, *modules)
+    if code == 0:
+        return Finding(name="packages", state=OK, found="all required ones are installed")
+    remedy = "install it again" if "numpy" not in text else NUMPY_REMEDY
+    return Finding(name="packages", state=FAIL, found=f"cannot be loaded: {_last_line(text)}", remedy=remedy)
 
 
 def check_onnxruntime() -> list[Finding]:
@@ -112,7 +127,7 @@ def check_onnxruntime() -> list[Finding]:
     wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     card = Path("/proc/driver/nvidia/version").exists()
     if importlib.util.find_spec("onnxruntime") is None:
-        remedy = f'pip install "vla_ros[{"gpu" if card else "cpu"}]"'
+        remedy = how_to_install("gpu" if card else "cpu")
         return [Finding(name="onnxruntime", state=FAIL, found="not installed", remedy=remedy)]
     if len(wheels) == 2:
         remedy = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of the extras cpu and gpu"
@@ -122,7 +137,7 @@ def check_onnxruntime() -> list[Finding]:
         remedy = "install it again: pip install --force-reinstall --no-deps " + " ".join(wheels)
         return [Finding(name="onnxruntime", state=FAIL, found=_last_line(text), remedy=remedy)]
     if card and "CUDAExecutionProvider" not in text:
-        remedy = 'pip uninstall -y onnxruntime && pip install "vla_ros[gpu]"'
+        remedy = f"pip uninstall -y onnxruntime, then {how_to_install('gpu')}"
         return [Finding(name="onnxruntime", state=WARN, found=f"{text}; the NVIDIA card is not used", remedy=remedy)]
     return [Finding(name="onnxruntime", state=OK, found=text)]
 
@@ -132,7 +147,7 @@ def check_ros() -> list[Finding]:
     code, text = _child("import rclpy; rclpy.init(); print(rclpy.get_rmw_implementation_identifier()); rclpy.shutdown()")
     wheel = _version("ros-rclpy")
     if code != 0:
-        remedy = 'source a ROS 2 installation (Jazzy or newer), or without one: pip install "vla_ros[ros]"'
+        remedy = how_to_install("ros")
         return [Finding(name="ROS 2", state=FAIL, found=_last_line(text), remedy=remedy)]
     origin = f"rclpy wheel {wheel}" if wheel else f"distribution {os.environ.get('ROS_DISTRO', 'unknown')}"
     mixed = wheel and "/opt/ros/" in os.environ.get("AMENT_PREFIX_PATH", "") + os.environ.get("PYTHONPATH", "")
@@ -193,7 +208,7 @@ def check_shared_memory() -> list[Finding]:
 def check_rendering() -> list[Finding]:
     """MuJoCo renders a picture without a screen."""
     if importlib.util.find_spec("mujoco") is None:
-        remedy = 'only for the embedded simulator: pip install "vla_ros[sim]"'
+        remedy = f"only for the embedded simulator: {how_to_install('sim')}"
         return [Finding(name="MuJoCo", state=WARN, found="not installed", remedy=remedy)]
     code, text = _child(_RENDER, MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"))
     if code != 0:

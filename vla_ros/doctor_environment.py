@@ -13,6 +13,7 @@ from vla_ros.finding import FAIL, OK, WARN, Finding
 _DEFAULTS = {"ROS_DOMAIN_ID": "0", "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}
 _PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _OWN = ("vla_policy", "vla_sim", "vla_ros")  # these set the profile themselves
+_DAEMON = "ros2cli.daemon"  # one for each domain in which a ros2 command was used; it exchanges nothing with nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class RosProcess:
 
 
 def ros_processes(proc: Path = Path("/proc")) -> list[RosProcess]:
-    """ROS processes of this user other than this one and its parent."""
+    """ROS processes of this user other than this one, its parent and the daemons of the ``ros2`` command."""
     own = {os.getpid(), os.getppid()}
     return [found for path in proc.glob("[0-9]*") if int(path.name) not in own and (found := _read(path)) is not None]
 
@@ -42,6 +43,8 @@ def _read(path: Path) -> RosProcess | None:
         pairs = (path / "environ").read_bytes().decode("utf-8", "replace").split("\0")
         command = (path / "cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ").strip()
     except OSError:  # another user's, or gone
+        return None
+    if _DAEMON in command:
         return None
     environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     return RosProcess(pid=int(path.name), command=command, environment=environment)

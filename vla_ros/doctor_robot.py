@@ -15,6 +15,7 @@ import yaml
 from vla_ros.core.errors import ConfigError
 from vla_ros.doctor_environment import check_environment, ros_processes
 from vla_ros.doctor_graph import judge
+from vla_ros.extras import how_to_install
 from vla_ros.finding import FAIL, OK, WARN, Finding, last_line
 from vla_ros.robot import Kinematics, RobotDescription
 from vla_ros.ros.parameters import PolicyNodeParameters, changed, from_ros, parameter_specs
@@ -97,7 +98,7 @@ def check_provider(provider: str, allow_cpu: bool, child: Child) -> Finding:
     if code == 0:
         return Finding(name=name, state=OK, found=provider)
     extra = {"cuda": "gpu", "tensorrt": "gpu"}.get(provider, "cpu")
-    remedy = f'pip uninstall -y onnxruntime && pip install "vla_ros[{extra}]", or set execution_provider to one of: {last_line(text)}'
+    remedy = f"pip uninstall -y onnxruntime, then {how_to_install(extra)}; or set execution_provider to one of: {last_line(text)}"
     state = WARN if allow_cpu else FAIL
     return Finding(name=name, state=state, found=f"{provider} is not in this ONNX Runtime, which has {last_line(text)}", remedy=remedy)
 

@@ -97,9 +97,20 @@ def free_domain() -> int:
     """A ROS domain in which no participant of this machine listens; starts at one that depends on the process id."""
     first = os.getpid() % len(_DOMAINS)
     for domain in (*_DOMAINS[first:], *_DOMAINS[:first]):
-        if _is_free(7400 + 250 * domain + 10):  # unicast discovery port of a domain's first participant (RTPS 9.6.1.1)
+        if is_free(domain):
             return domain
     return _DOMAINS[first]
+
+
+def is_free(domain: int) -> bool:
+    """Whether no participant of this machine listens in a ROS domain."""
+    port = 7400 + 250 * domain + 10  # unicast discovery port of a domain's first participant (RTPS 9.6.1.1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def child_processes(parent: int) -> dict[str, list[int]]:
@@ -131,15 +142,6 @@ def die_with_parent() -> None:
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _group_members(group: int) -> list[int]:

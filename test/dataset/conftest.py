@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyarrow")
-pytest.importorskip("av")
-pytest.importorskip("mcap_ros2")
-
 from vla_ros.train.synthetic import write_dataset
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -11,10 +11,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("safetensors")
-pytest.importorskip("onnxscript")
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 

@@ -33,6 +33,7 @@ def write_tiny_bundle(folder: Path, action_D: tuple[float, ...] = (0.0, 0.0, 0.0
         action_D: terminate, x, y, z, yaw, gripper of the last step; earlier steps are on the way to it. NaN makes all logits NaN.
         slow_loops: matrix products that cost time, to make inference slow.
     """
+    pytest.importorskip("onnx")
     folder.mkdir(parents=True, exist_ok=True)
     _write_graph(folder / "policy.onnx", action_D, slow_loops)
     _write_tokenizer(folder / "tokenizer.json")
@@ -163,11 +164,13 @@ _numbers = itertools.islice(_numbers, os.getpid() % 100, None)
 
 @contextlib.contextmanager
 def ros_domain() -> Iterator[int]:
-    """A ROS domain of its own, on this machine only: a lock keeps test runs side by side out of each other's."""
+    """A ROS domain of its own, on this machine only: a lock keeps test runs side by side out of each other's, and nobody else is in it."""
+    from vla_ros.processes import is_free
+
     folder = Path(tempfile.gettempdir()) / "vla_ros_test_domains"
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        number = next(n for n in _numbers if _lock(stack.enter_context((folder / str(n)).open("w"))))
+        number = next(n for n in _numbers if is_free(n) and _lock(stack.enter_context((folder / str(n)).open("w"))))
         patch.setenv("ROS_DOMAIN_ID", str(number))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield number

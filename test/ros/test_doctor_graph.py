@@ -324,8 +324,8 @@ def other_process(wait_until):
     """A ROS process with an environment of its own."""
     processes = []
 
-    def start(**environment):
-        program = "import rclpy, sys, time; print('up', flush=True); time.sleep(120)"
+    def start(comment="", **environment):
+        program = f"import rclpy, sys, time; print('up', flush=True); time.sleep(120)  # {comment}"
         values = {k: v for k, v in {**os.environ, **environment}.items() if v}
         processes.append(subprocess.Popen([sys.executable, "-c", program], env=values, stdout=subprocess.PIPE, text=True))
         assert processes[-1].stdout.readline() == "up\n"
@@ -362,6 +362,11 @@ def test_another_domain_may_be_meant_where_nodes_are_visible(other_process):
     processes = other_process(ROS_DOMAIN_ID="42")
     findings = check_environment(processes, {"ROS_DOMAIN_ID": "7"}, alone=False)
     assert findings and not [finding for finding in findings if finding.state == FAIL]
+
+
+def test_the_daemon_of_the_ros2_command_is_no_process_to_be_heard(other_process):
+    assert other_process("from ros2cli.daemon.daemonize import main", ROS_DOMAIN_ID="42") == []
+    assert len(other_process(ROS_DOMAIN_ID="42")) == 1
 
 
 def test_no_process_no_finding():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -29,6 +30,11 @@ def test_arguments_are_those_of_the_contract_and_documented(name):
         assert len(keywords["description"].value) > 10 and "default_value" in keywords
 
 
+@pytest.mark.parametrize("name", ["model", "control_rate_hz", "execution_provider"])
+def test_an_argument_that_is_not_given_leaves_the_parameter_file_alone(name):
+    assert declared("policy.launch.py")[name]["default_value"].value == ""
+
+
 @pytest.mark.parametrize("name", _ARGUMENTS)
 def test_files_compile(name):
     compile((_LAUNCH / name).read_text(encoding="utf-8"), name, "exec")
@@ -43,6 +49,22 @@ def test_options_of_vla_run_have_the_names_of_the_launch_arguments(capsys):
     help_text = capsys.readouterr().out
     for argument in _POLICY:
         assert "--" + argument.replace("_", "-") in help_text, argument
+
+
+def documented_instructions():
+    """What README, guides and launch files tell the reader to say."""
+    files = [_LAUNCH.parent / "README.md", *(_LAUNCH.parent / "docs").glob("*.md"), *_LAUNCH.glob("*.py")]
+    return {text for file in files if file.is_file() for text in re.findall(r"topic pub .*?\{data: '(.+?)'\}", file.read_text(encoding="utf-8"))}
+
+
+def test_what_the_guides_say_can_be_done_in_the_scene_that_is_launched():
+    tasks = pytest.importorskip("vla_ros.sim.tasks", reason="needs mujoco")
+    from vla_ros.sim.env import TabletopEnv
+
+    env = TabletopEnv()
+    env.reset(int(declared("mujoco.launch.py")["seed"]["default_value"].value))
+    found = documented_instructions()
+    assert found and all(tasks.parse_task(text) in env.feasible_tasks() for text in found), (found, env.world_state().objects)
 
 
 @pytest.mark.parametrize("name", _ARGUMENTS)

@@ -53,7 +53,8 @@ class Client:
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {timeout_s} s: {what}; got { ({k: len(v) for k, v in self.got.items()}) }")
+                counts = {k: len(v) for k, v in self.got.items()}
+                pytest.fail(f"not within {timeout_s} s: {what}; got {counts}")
             self._executor.spin_once(timeout_sec=0.05)
         return value
 
@@ -103,6 +104,7 @@ def simulator(context):
     client.close()
     log = stop(process)
     assert process.returncode == 0, log
+    assert "Objects here: " in log.partition("scene 3: judging")[2], "a person must know what can be said"
 
 
 def test_drivers_publish_what_a_robot_does(simulator):

@@ -21,6 +21,7 @@ from vla_ros.bench.rounds import Variant, as_results, entry, time_rounds
 from vla_ros.bench.samples import answer, graph_inputs, load_policy, random_observation
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
+from vla_ros.extras import how_to_install
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.session import BoundGraph
 
@@ -89,7 +90,7 @@ def bench_inference(options: argparse.Namespace, console: Console) -> dict[str, 
 def _costs(graphs: Mapping[str, Path], notes: list[str]) -> dict[str, Any]:
     """What each graph must compute and read at the least; nothing without the package that reads graphs."""
     if importlib.util.find_spec("onnx") is None:
-        notes.append('no floor: pip install "vla_ros[train]"')
+        notes.append(f"no floor: {how_to_install('train')}")
         return {}
     import onnx
 
@@ -149,7 +150,7 @@ def _global_pool(policy: Any, inputs: Mapping[str, np.ndarray], folder: Path, th
 
 def _torch_variants(policy: Any, inputs: Mapping[str, np.ndarray], options: argparse.Namespace, notes: list[str]) -> list[Variant]:
     if importlib.util.find_spec("torch") is None:
-        notes.append('no PyTorch baseline: pip install "vla_ros[train]"')
+        notes.append(f"no PyTorch baseline: {how_to_install('train')}")
         return []
     from vla_ros.bench import torch_policy
     from vla_ros.runtime.contract import ACTION_LOGITS

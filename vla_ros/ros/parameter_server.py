@@ -63,11 +63,20 @@ def _declare(node: Node, spec: ParameterSpec) -> Any:
         descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high, step=0.0)]
     try:
         value = node.declare_parameter(spec.name, _default(spec.default), descriptor).value
+        if isinstance(spec.default, tuple) and not value:
+            value = _declare_empty(node, spec)
     except InvalidParameterTypeException as error:
         raise ConfigError(f"parameter {spec.name} must be a {type(spec.default).__name__}: {error}") from error
     except InvalidParameterValueException as error:
         raise ConfigError(f"parameter {spec.name} ({spec.full_description}): {error}") from error
     return float(value) if number and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _declare_empty(node: Node, spec: ParameterSpec) -> list:
+    """Gives an empty list its type: rclpy takes one for bytes, and reads the ``[]`` that ``ros2 param dump`` writes as no value at all."""
+    kind = Parameter.Type.INTEGER_ARRAY if spec.item is int else Parameter.Type.STRING_ARRAY
+    node.set_parameters([Parameter(spec.name, kind, [])])
+    return []
 
 
 def _default(default: Any) -> Any:

@@ -159,6 +159,11 @@ class ParameterSpec:
     change: str
 
     @property
+    def item(self) -> type:
+        """What a list holds."""
+        return int if self.name.endswith("cpu_affinity") else str
+
+    @property
     def full_description(self) -> str:
         """Description with the unit, for ``ros2 param describe``."""
         return f"{self.description} [{self.unit}]" if self.unit else self.description
@@ -224,7 +229,7 @@ def _problem(f: Field, value: Any) -> str:
     if not _is_type(value, spec):
         kind = (
             "list of integers"
-            if spec.name.endswith("cpu_affinity")
+            if spec.item is int and isinstance(spec.default, tuple)
             else "list of strings"
             if isinstance(spec.default, tuple)
             else type(spec.default).__name__
@@ -242,8 +247,7 @@ def _is_type(value: Any, spec: ParameterSpec) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, tuple):
-        item = int if spec.name.endswith("cpu_affinity") else str
-        return isinstance(value, tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value)
+        return isinstance(value, tuple) and all(isinstance(v, spec.item) and not isinstance(v, bool) for v in value)
     if isinstance(default, float):
         return isinstance(value, (int, float)) and math.isfinite(value)
     return isinstance(value, type(default))

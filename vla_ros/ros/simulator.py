@@ -229,7 +229,8 @@ class SimNode(Node):
                 self._judge(task)
             else:
                 self._instruction_publisher.publish(String(data=self._world.instruction))
-        self.get_logger().info(f"scene {self._server.current.seed}: judging {self._world.instruction!r}")
+        _, hint = find_task(self._world, self._world.instruction)
+        self.get_logger().info(f"scene {self._server.current.seed}: judging {self._world.instruction!r}. {hint}")
 
     # ---- reports ----
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.core.errors import ConfigError
+from vla_ros.extras import how_to_install
 
 
 class Board:
@@ -24,7 +25,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError('--tensorboard needs the package tensorboard: pip install "vla_ros[tensorboard]"   (in a clone: pip install ".[tensorboard]")') from error
+            raise ConfigError(f"--tensorboard needs the package tensorboard: {how_to_install('tensorboard')}") from error
         self._writer = SummaryWriter(str(folder))
 
     def __enter__(self) -> Board:
