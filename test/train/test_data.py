@@ -145,6 +145,13 @@ def test_weights_decide_how_often_a_folder_is_drawn_from(tmp_path):
         Dataset([small, large], weights=[1])
 
 
+def test_a_policy_of_several_folders_says_where_each_came_from(tmp_path):
+    one, two = (Dataset([write_dataset(tmp_path / name, shards=count)], val_fraction=0.3) for name, count in (("one", 1), ("two", 2)))
+    both = Dataset([*one.folders, *two.folders], val_fraction=0.3).provenance()
+    assert one.provenance() == one.meta.provenance
+    assert both == {"sources": [{"frames": data.num_frames(), **data.meta.provenance} for data in (one, two)]}
+
+
 def test_datasets_of_different_meaning_are_refused(tmp_path):
     first, second = write_dataset(tmp_path / "a"), write_dataset(tmp_path / "b")
     meta = yaml.safe_load((second / "meta.yaml").read_text())

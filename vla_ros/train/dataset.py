@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,14 @@ class Dataset:
     def labels(self) -> int:
         """Smallest K of the folders."""
         return min(meta.labels for meta in self.metas)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the demonstrations come from: of one folder what its meta.yaml says, of several a list with the frames of each."""
+        if len(self.metas) == 1:
+            return self.meta.provenance
+        sources = np.array(self._source)
+        sizes = np.array([len(rows) for rows in self._rows[False]])
+        return {"sources": [{"frames": int(sizes[sources == source].sum()), **meta.provenance} for source, meta in enumerate(self.metas)]}
 
     def rescan(self) -> int:
         """Adds shards that were finished since; returns how many. A damaged one is logged once and left out."""

@@ -287,7 +287,10 @@ class Trainer:
             "model_config": self.model_config.to_dict(),
             "train_config": self.config.to_dict(),
             "tokenizer": self.tokenizer.to_str(),
-            "data": {**asdict(meta), "action": self.model_config.action.to_dict(), "frames": self.dataset.num_frames(), "folders": len(self.dataset.folders)},
+            "data": {
+                **asdict(meta), "action": self.model_config.action.to_dict(), "frames": self.dataset.num_frames(),
+                "folders": len(self.dataset.folders), "provenance": self.dataset.provenance(),
+            },
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "metrics": self.metrics,
