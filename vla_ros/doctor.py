@@ -229,6 +229,7 @@ for _ in range(5):
     picture = renderer.render()
     times.append(time.perf_counter() - start)
 assert picture.max() > 0, "the picture is black"
+renderer.close()
 print(f"{mujoco.__version__}, renders 128x128 in {1e3 * min(times):.1f} ms")
 """
 

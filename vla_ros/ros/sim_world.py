@@ -16,6 +16,7 @@ from vla_ros.core.embodiment import METAWORLD, TABLETOP, embodiment_of
 from vla_ros.core.errors import ConfigError
 from vla_ros.sim import scene as scene_module
 from vla_ros.sim.env import CONTROL_PERIOD_S, TabletopEnv
+from vla_ros.sim.rendering import new_renderer
 from vla_ros.sim.tasks import Task, parse_task
 
 import mujoco  # isort: skip  (after vla_ros.sim, which says that there is no screen)
@@ -69,7 +70,7 @@ class RealtimeTabletop(TabletopEnv):
         """Copies what ``camera`` sees now; True, as there is always something to draw. The camera thread only."""
         if camera not in self._renderers:
             height, width = scene_module.CAMERA_SIZE[camera]
-            self._renderers[camera] = mujoco.Renderer(self._model, height, width)
+            self._renderers[camera] = new_renderer(self._model, height, width)
         self._renderers[camera].update_scene(self._data, camera)
         return True
 

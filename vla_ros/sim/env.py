@@ -19,6 +19,7 @@ from vla_ros.robot.kinematics import Kinematics
 from vla_ros.sim import scene as scene_module
 from vla_ros.sim.layout import Look, Placement
 from vla_ros.sim.patterns import wear_pattern
+from vla_ros.sim.rendering import new_renderer
 from vla_ros.sim.success import SuccessCheck
 from vla_ros.sim.tasks import FAMILIES, NEW_FAMILIES, ObjectRef, Task, all_tasks, phrasings, sample_task
 from vla_ros.sim.variations import NONE, VARIATIONS, vary_layout, vary_look
@@ -155,7 +156,7 @@ class TabletopEnv:
         """Returns ``camera``'s picture, uint8 [height, width, 3]."""
         if camera not in self._renderers:
             height, width = scene_module.CAMERA_SIZE[camera]
-            self._renderers[camera] = mujoco.Renderer(self._model, height, width)
+            self._renderers[camera] = new_renderer(self._model, height, width)
         renderer = self._renderers[camera]
         renderer.update_scene(self._data, camera)
         return renderer.render().copy()

@@ -13,6 +13,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from vla_ros.sim.rendering import new_renderer
+
 CAMERA = "corner2"
 FRAME = "corner2_optical_frame"
 POSITION_M = (0.75, 0.075, 0.7)
@@ -27,7 +29,7 @@ class WindowCamera:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         model.vis.quality.offsamples = 0
-        self._renderer = mujoco.Renderer(model, WINDOW_SIZE, WINDOW_SIZE)
+        self._renderer = new_renderer(model, WINDOW_SIZE, WINDOW_SIZE)
 
     def aim(self, data: mujoco.MjData) -> None:
         """Copies what is seen now."""
