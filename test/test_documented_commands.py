@@ -149,6 +149,8 @@ RUN: dict[str, tuple[tuple[str, ...], tuple[Run, ...]]] = {
 ELSEWHERE = {
     "make demo INSTRUCTION=put the red cube in the blue bowl": "test_demo.py::test_a_policy_that_does_nothing_fails_honestly_and_leaves_everything_behind",
     "vla demo": "test_demo.py::test_a_policy_that_does_nothing_fails_honestly_and_leaves_everything_behind",
+    "vla demo --env metaworld:drawer-open-v3": "test_demo.py::test_a_task_of_meta_world_is_done_over_ros",
+    "vla evaluate models/metaworld-mt50 --suite mt50 --episodes 10": "sim/metaworld/test_shipped_policy.py::test_it_does_easy_tasks",
     "vla demo --sim gazebo": "sim/gazebo/test_gazebo_demo.py::test_the_demo_succeeds_in_gazebo",
     "make soak": "faults/test_soak.py::test_random_faults_are_survived_and_no_command_is_bad",
     "python tools/soak.py --minutes 26 --seed 0 --recovery-s 180": "faults/test_soak.py::test_random_faults_are_survived_and_no_command_is_bad",
@@ -168,7 +170,7 @@ ELSEWHERE = {
     "vla bench stops": "bench/test_stops.py::test_every_fault_begins_a_stop_and_a_killed_inference_process_is_replaced",
     "vla bench takeover": "bench/test_takeover.py::test_each_way_and_delay_has_its_figures",
     "vla bench transport": "bench/test_transport.py::test_pictures_travel_by_every_way",
-    "vla collect --env metaworld:mt50 --out data/mt50": "sim/metaworld/test_metaworld_collect.py::test_arrays_have_the_shapes_that_meta_and_embodiment_say",
+    "vla collect --env metaworld:mt50": "sim/metaworld/test_metaworld_collect.py::test_arrays_have_the_shapes_that_meta_and_embodiment_say",
     "vla continual": "train/test_continual.py::test_the_command_reports_what_was_learned_and_lost",
     "vla correct": "test_corrections.py::test_every_state_that_the_policy_asks_about_is_labelled",
     "vla dataset": "dataset/test_guide.py::test_every_command_of_the_guide_does_what_it_says",
@@ -227,9 +229,8 @@ NOT_RUN = {
     "vla evaluate expert --sim gazebo --episodes 20": "needs Gazebo Classic 11; sim/gazebo/test_classic.py plays in it",
     "vla evaluate models/tabletop --sim gazebo --episodes 100 --seed 1000": "needs Gazebo Classic 11; sim/gazebo/test_classic.py plays in it",
     "vla evaluate tabletop --sim gazebo --episodes 100 --json gazebo.json": "needs Gazebo Classic 11; sim/gazebo/test_classic.py plays in it",
-    "vla evaluate models/metaworld-mt50 --suite mt50 --episodes 10 --fill docs/metaworld.md": "its bundle is not shipped",
     "vla export --checkpoint runs/mt50/best.pt --data data/mt50 --out models/metaworld-mt50": "needs a training of hours; exported above from another",
-    "vla train --config config/train/metaworld.yaml --data data/mt50 --out runs/mt50": "needs demonstrations of hours; trained above on others",
+    "vla train --config config/train/metaworld.yaml": "needs demonstrations of hours; trained above on others",
     "vla train --set run.device=cuda --set run.precision=bfloat16": "needs a GPU",
     "vla sim --gazebo --publish-clock": "needs a running gz sim",
 }
