@@ -111,7 +111,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--conditions", type=_choices(CONDITIONS), default=CONDITIONS, metavar="LIST", help=f"of {','.join(CONDITIONS)} (default: all)")
     add("--scheduler", type=_choices(SCHEDULERS), default=SCHEDULERS, metavar="LIST", help=f"of {','.join(SCHEDULERS)} (default: both)")
     add("--segments", type=int, default=4, help="parts in which conditions take turns (default: %(default)s)")
-    parser.add_argument_group("stops").add_argument("--stops", type=int, default=50, help="of each kind (default: %(default)s)")
+    parser.add_argument_group("stops").add_argument("--stops", type=int, default=20, help="of each kind (default: %(default)s)")
     group = parser.add_argument_group("takeover")
     group.add_argument("--episodes", type=int, default=50, help="episodes of each delay and way to take over (default: %(default)s)")
     group.add_argument("--delays", type=_numbers(0, 10_000, "ms", "0,200"), default=(0, 100, 200, 300, 400), metavar="MS,MS", help="of inference (default: 0,100,200,300,400)")
