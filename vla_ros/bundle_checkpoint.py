@@ -148,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `vla export` wrote, such as models/tabletop")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write, such as runs/tabletop.pt")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # the exporter's libraries say much at INFO
-    _log.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     state = bundle_state(arguments.bundle)
     missing = state.pop("missing")
     save_checkpoint(arguments.out, state)

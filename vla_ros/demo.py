@@ -58,8 +58,8 @@ class Scene:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 on success (or when nobody can judge), 1 if the robot failed."""
     options = parse(argv)
-    bundle = load_bundle(bundle_dir(options.model or DEFAULT_MODELS[embodiment_of(options.env).name]))  # a broken one is refused here with one line, instead of in a process's log
     body = embodiment_of(options.env)
+    bundle = load_bundle(bundle_dir(options.model or DEFAULT_MODELS[body.name]))  # a broken one is refused here with one line, instead of in a process's log
     if bundle.manifest.robot != body.robot:
         raise ConfigError(f"bundle '{bundle.manifest.name}' is for robot {bundle.manifest.robot}, --env {options.env} has {body.robot}: give another --model or --env")
     options.instruction = options.instruction or default_instruction(options.env)
