@@ -8,8 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
-from vla_ros.bench import command
+from vla_ros.bench import command, markdown
 from vla_ros.bench.rounds import entry
+from vla_ros.core.errors import ConfigError
 
 
 @pytest.mark.parametrize("subject", [*command.SUBJECTS, "all"])
@@ -62,9 +63,41 @@ def test_figures_are_written_and_drawn(subject, tmp_path, capsys):
     paths = [tmp_path / "out.json", tmp_path / "out.svg"]
     assert command.main(["control", "--json", str(paths[0]), "--plot", str(paths[1])]) == 0
     report = json.loads(paths[0].read_text())
-    assert set(report) == {"results", "notes", "settings", "machine", "control_rmw"}
-    assert report["settings"]["cycles"] == 10_000 and report["machine"]["kernel"] and report["notes"] == ["quiet"]
+    assert set(report) == {"results", "notes", "dates", "settings", "machine", "control_rmw"}
+    assert report["settings"]["cycles"] == 10_000 and report["machine"]["kernel"] and len(report["dates"]) == 1
+    assert report["notes"] == [{"subject": "control", "text": "quiet"}] and report["results"][0]["subject"] == "control"
     assert paths[1].read_text().startswith("<svg") and "latency" in capsys.readouterr().out
+
+
+def test_a_record_is_made_in_parts(subject, tmp_path, capsys):
+    path, page = tmp_path / "out.json", tmp_path / "page.md"
+    page.write_text("\n".join(line for name in ("control", "filter") for line in markdown.marks(name)))
+    for what, names, value in (("control", "ab", 1.0), ("control", "bc", 2.0), ("filter", "b", 3.0)):
+        subject([entry(name, "latency", "ms", [value]) for name in names])
+        assert command.main([what, "--json", str(path), "--append", "--fill", str(page)]) == 0
+    rows = [(row["subject"], row["name"], row["p50"]) for row in json.loads(path.read_text())["results"]]
+    assert rows == [("control", "a", 1.0), ("control", "b", 2.0), ("control", "c", 2.0), ("filter", "b", 3.0)]
+    control, tables = page.read_text().split(markdown.marks("control")[1])
+    assert "| a | 1 |" in control and "| b | 2 |" in control and control.count("- quiet") == 1
+    assert "| b | 3 |" in tables and "| a |" not in tables
+
+
+def test_a_record_of_another_machine_is_kept_from(subject, tmp_path):
+    path = tmp_path / "out.json"
+    subject([entry("a", "latency", "ms", [1.0])])
+    command.main(["control", "--json", str(path)])
+    report = json.loads(path.read_text())
+    for text, words in (
+        (json.dumps({**report, "machine": {**report["machine"], "kernel": "1.0"}}), "another kernel"),
+        (json.dumps([1]), "no report"),
+        ("{", "cannot go on"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            command.main(["control", "--json", str(path), "--append"])
+        assert path.read_text() == text
+    with pytest.raises(SystemExit):
+        command.parse(["control", "--append"])
 
 
 def test_all_leaves_out_what_is_not_installed(monkeypatch, capsys):
@@ -92,6 +125,6 @@ def test_check_fails_over_a_limit(subject, words, code, capsys):
 def test_the_table_holds_ratio_and_limit():
     console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))
     rows = [entry("ours", "latency", "ms", [1.0], ratio=2.5, baseline="theirs", limit={"p99": 3.0})]
-    command.show({"results": rows, "notes": ["that is all"]}, console)
+    command.show({"results": rows, "notes": [{"subject": "control", "text": "that is all"}]}, console)
     text = console.export_text()
     assert "2.50" in text and "p99 3" in text and "note: that is all" in text

@@ -14,7 +14,8 @@ from vla_ros.core.errors import ConfigError
 
 REPORT = {
     "results": [entry("ours", "latency", "ms", [1.0, 2.0], limit={"p50": 3.0, "max": 1.5}), entry("a", "share", "", [123.456], ratio=1.5)],
-    "notes": ["one note"],
+    "notes": [{"subject": "control", "text": "one note"}],
+    "dates": ["2026-01-02"],
     "machine": {"processor": "CPU", "cores": 2, "kernel": "6.1", "vla_ros": "1.0"},
     "control_rmw": "rmw_test",
 }
@@ -24,7 +25,7 @@ TEXT = "before\n{}\nold figures\n{}\nafter\n".format(*markdown.marks("control"))
 def test_old_figures_give_way_to_new_ones():
     text = markdown.filled(TEXT, "control", REPORT)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old figures" not in text
-    assert "CPU, 2 cores, kernel 6.1, rmw_test" in text and "- one note" in text
+    assert "CPU, 2 cores, kernel 6.1, rmw_test, vla_ros 1.0, 2026-01-02." in text and "- one note" in text
     assert "| ours | 2 | 2 | 2 | 2 | 2 |  | p50 3 kept, max 1.5 MISSED |" in text
     assert "| a | 123 | 123 | 123 | 123 | 1 | 1.50 |  |" in text
     assert markdown.filled(text, "control", REPORT) == text

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vla_ros.bench.parts import earlier_report, joined
 from vla_ros.cli import missing_module_hint
 from vla_ros.results import PROVIDERS, machine_facts, write_json
 
@@ -39,16 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or with ``--check`` 1 if a figure is over its limit."""
     options = parse(argv)
     console = Console(stderr=True)
-    report: dict[str, Any] = {"results": [], "notes": [], "settings": settings_of(options), "machine": bench_facts()}
+    report = begun_report(options)
     for subject in SUBJECTS if options.what == "all" else [options.what]:
         part = measure_or_note(subject, options, console) if options.what == "all" else measure(subject, options, console)
+        report |= {key: value for key, value in part.items() if key not in ("results", "notes")}
+        report["results"] = joined(report["results"], part["results"])
+        report["notes"] += [note for note in part["notes"] if note not in report["notes"]]
         if options.fill:
             from vla_ros.bench.markdown import fill
 
-            fill(options.fill, subject, {**report, **part})
-        report |= {key: value for key, value in part.items() if key not in ("results", "notes")}
-        report["results"] += part["results"]
-        report["notes"] += part["notes"]
+            fill(options.fill, subject, only(subject, report))
         if options.json:  # after each subject: a record takes hours
             write_json(options.json, report)
     show(report, Console(highlight=False))
@@ -59,6 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(options.check and any(over_limit(row) for row in report["results"]))
 
 
+def begun_report(options: argparse.Namespace) -> dict[str, Any]:
+    """What figures go into: empty, or with ``--append`` what ``--json`` holds of this machine."""
+    machine = bench_facts()
+    earlier = earlier_report(options.json, machine) if options.append else {"results": [], "notes": [], "dates": []}
+    dates = sorted({*earlier["dates"], date.today().isoformat()})
+    return {**earlier, "settings": settings_of(options), "machine": machine, "dates": dates}
+
+
+def only(subject: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report of one subject alone."""
+    return {**report, **{key: [item for item in report[key] if item["subject"] == subject] for key in ("results", "notes")}}
+
+
 def measure_or_note(subject: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Runs one subject of all; one whose packages are not installed is left out with a note."""
     try:
@@ -67,14 +82,19 @@ def measure_or_note(subject: str, options: argparse.Namespace, console: Console)
         hint = missing_module_hint(error)
         if hint is None:
             raise
-        return {"results": [], "notes": [f"{subject} left out: {hint}"]}
+        return named(subject, {"results": [], "notes": [f"{subject} left out: {hint}"]})
 
 
 def measure(subject: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Runs one subject; what it found besides ``results`` and ``notes`` carries its name."""
-    found = function_of(subject)(options, console)
+    """Runs one subject."""
+    return named(subject, function_of(subject)(options, console))
+
+
+def named(subject: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that was found carries the subject's name."""
     more = {f"{subject.replace('-', '_')}_{key}": value for key, value in found.items() if key not in ("results", "notes")}
-    return {"results": found["results"], "notes": found.get("notes", []), **more}
+    results = [{"subject": subject, **row} for row in found["results"]]
+    return {"results": results, "notes": [{"subject": subject, "text": text} for text in found.get("notes", [])], **more}
 
 
 def function_of(subject: str) -> Callable[[argparse.Namespace, Console], dict[str, Any]]:
@@ -93,6 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--provider", choices=PROVIDERS, default="cpu", help="where the policy runs (default: %(default)s)")
     add("--json", metavar="FILE", help="write all figures as JSON")
     add("--plot", metavar="FILE", help="draw all figures as SVG")
+    add("--append", action="store_true", help="go on with the record in --json, of this machine: what is measured again is replaced, the rest is kept")
     add("--fill", metavar="FILE", help="write the tables between their marks in a Markdown file, such as docs/realtime.md")
     add("--check", action="store_true", help="exit with 1 if a figure is over its limit")
     group = parser.add_argument_group("inference and scale")
@@ -118,6 +139,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("transport")
     group.add_argument("--pictures", type=int, default=900, help="pictures of each profile (default: %(default)s)")
     options = parser.parse_args(argv)
+    if options.append and not options.json:
+        parser.error("--append goes on with the record in --json: name it")
     for name in ("rounds", "threads", "cycles", "segments", "pictures", "episodes", "stops"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -150,7 +173,7 @@ def _numbers(low: int, high: int, unit: str, example: str) -> Callable[[str], tu
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """The options, as JSON knows them."""
-    values = {name: value for name, value in vars(options).items() if name not in ("json", "plot", "fill", "check")}
+    values = {name: value for name, value in vars(options).items() if name not in ("json", "append", "plot", "fill", "check")}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -178,7 +201,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             table.add_row(row["name"], *(f"{row[key]:.2f}" for key in FIGURES), str(row["n"]), ratio, _limit(row))
         console.print(table)
     for note in report["notes"]:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
+        console.print(Text(f"note: {note['text']}"), soft_wrap=True)
 
 
 def _limit(row: Mapping[str, Any]) -> Text:

@@ -48,7 +48,7 @@ def filled(text: str, subject: str, report: Mapping[str, Any]) -> str:
 def tables(report: Mapping[str, Any]) -> Iterator[str]:
     """Machine and command, one table for each metric, then the notes."""
     machine = report["machine"]
-    yield f"{machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}{_middleware(report)}, vla_ros {machine['vla_ros']}."
+    yield f"{machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}{_middleware(report)}, vla_ros {machine['vla_ros']}, {' and '.join(report['dates'])}."
     yield ""
     results: Sequence[Mapping[str, Any]] = report["results"]
     for metric in dict.fromkeys(row["metric"] for row in results):
@@ -60,7 +60,7 @@ def tables(report: Mapping[str, Any]) -> Iterator[str]:
             yield "| " + " | ".join([row["name"], *(_short(row[key]) for key in FIGURES), str(row["n"]), _ratio(row), _limit(row)]) + " |"
         yield ""
     for note in report["notes"]:
-        yield f"- {note}"
+        yield f"- {note['text']}"
     if report["notes"]:
         yield ""
 

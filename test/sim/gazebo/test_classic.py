@@ -118,15 +118,24 @@ def test_an_arm_that_rests_succeeds_in_nothing(gazebo):
 
 
 def test_the_shipped_policy_acts_from_gazebos_pictures(gazebo):
-    """Trained in MuJoCo alone. Four of five: one failure is no surprise at its rate, two are (p < 0.03 at 95 %)."""
+    """Trained in MuJoCo alone. At the rates of docs/gazebo.md (87 % of all, stack 65 %) a round of five has two failures or more in 11 of 100 runs,
+    so two mean two rounds more. This fails once in 300 runs at those rates, and in 74 of 100 for a policy that succeeds half of the time.
+    """
     pytest.importorskip("onnxruntime")
     from vla_ros.runtime.bundle import load_bundle
     from vla_ros.runtime.policy import Policy
 
     bundle = load_bundle(bundle_dir("tabletop"))
     loop = ClosedLoop(env=gazebo, policy=Policy(bundle, gazebo.robot), cameras=bundle.manifest.cameras)
-    results = [loop.run(EpisodeSpec(seed=seed, family=family)) for seed, family in enumerate(FAMILIES)]
-    assert sum(result.success for result in results) >= 4, [(r.instruction, r.reason) for r in results]
+
+    def rounds(first: int, last: int):
+        return [loop.run(EpisodeSpec(seed=5 * number + k, family=family)) for number in range(first, last) for k, family in enumerate(FAMILIES)]
+
+    results = rounds(0, 1)
+    if sum(result.success for result in results) < 4:
+        results += rounds(1, 3)
+    needed = 4 if len(results) == 5 else 10
+    assert sum(result.success for result in results) >= needed, [(r.instruction, r.reason) for r in results]
 
 
 def test_a_server_that_dies_is_named():
