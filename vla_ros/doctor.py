@@ -237,11 +237,15 @@ print(f"{mujoco.__version__}, renders 128x128 in {1e3 * min(times):.1f} ms")
 def check_real_time() -> list[Finding]:
     """Whether the control process may have a real-time priority, and how many cores there are."""
     code, _ = _child("import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))")
+    nice_code, _ = _child("import os; os.setpriority(os.PRIO_PROCESS, 0, -20)")
     cores = len(os.sched_getaffinity(0))
     if code != 0:
         remedy = "'@realtime - rtprio 90' in /etc/security/limits.conf and your user in group realtime; containers: --cap-add sys_nice"
         return [Finding(name="real time", state=WARN, found=f"SCHED_FIFO not allowed, {cores} cores", remedy=remedy)]
-    return [Finding(name="real time", state=OK, found=f"SCHED_FIFO allowed, {cores} cores")]
+    if nice_code != 0:
+        remedy = "'@realtime - nice -20' in /etc/security/limits.conf; containers: --cap-add sys_nice"
+        return [Finding(name="real time", state=WARN, found=f"SCHED_FIFO allowed, niceness -20 not, {cores} cores", remedy=remedy)]
+    return [Finding(name="real time", state=OK, found=f"SCHED_FIFO and niceness -20 allowed, {cores} cores")]
 
 
 def check_bundles() -> list[Finding]:

@@ -7,7 +7,6 @@ this thread gets SCHED_FIFO; what it starts does not inherit it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_PR_SET_TIMERSLACK = 29
+from vla_ros.ros.scheduling import be_punctual, set_fifo
+
 _WINDOW = 3000  # wake-ups that the percentiles cover: one minute at 50 Hz
 
 
@@ -148,10 +148,7 @@ class PeriodicThread:
             on_period(woke, lateness_ns, step_ns, self._missed)
 
     def _set_up_scheduling(self) -> None:
-        try:  # the default slack of 50 us delays every wake-up of a normal thread
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        except (OSError, AttributeError):
-            self._on_warning("timer slack stays at its default: prctl is not available")
+        be_punctual()
         if self._cpus:
             try:
                 os.sched_setaffinity(0, self._cpus)
@@ -161,7 +158,7 @@ class PeriodicThread:
                 )
         if self._priority:
             try:
-                os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(self._priority))
+                set_fifo(self._priority)
             except OSError as error:
                 self._on_warning(
                     f"SCHED_FIFO priority {self._priority} was refused ({error.strerror}): the control period will be less even. "

@@ -132,11 +132,16 @@ class PolicyNodeParameters(Parameterized):
         False, "refuse activation while nobody subscribes to the command; otherwise warn", name="command.require_subscriber"
     )
     sched_fifo_priority: int = parameter(
-        50, "SCHED_FIFO priority of the control thread; 0 keeps the normal scheduler", low=0, high=98, name="realtime.sched_fifo_priority"
+        50,
+        "SCHED_FIFO priority of the control thread, with which the thread of topics and services gets niceness -20; 0 leaves both",
+        low=0,
+        high=98,
+        name="realtime.sched_fifo_priority",
     )
     cpu_affinity: tuple[int, ...] = parameter(
         (), "cores on which the control thread may run; empty means all", name="realtime.cpu_affinity"
     )
+    lock_memory: bool = parameter(False, "keep the memory of the control process from being swapped out", name="realtime.lock_memory")
 
     @property
     def period_ns(self) -> int:

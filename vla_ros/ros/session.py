@@ -24,11 +24,13 @@ from vla_ros.ros.loop import PeriodicThread
 from vla_ros.ros.parameters import PolicyNodeParameters
 from vla_ros.ros.policy_link import SharedMemoryLink
 from vla_ros.ros.restarts import MAX_SILENT_LIVES, RestartPolicy
+from vla_ros.ros.scheduling import lock_memory, niceness, set_niceness, unlock_memory
 from vla_ros.ros.tape import TapedLoop
 from vla_ros.ros.worker_process import CameraTopic, WorkerConfig, WorkerProcess
 from vla_ros.runtime.bundle import Bundle, load_bundle
 
-_SWITCH_INTERVAL_S = 0.0005  # how long another thread may keep the interpreter from the control thread; Python's own is 5 ms
+_SWITCH_INTERVAL_S = 0.0001  # how long another thread may keep the interpreter from the control thread; Python's own is 5 ms
+_EXECUTOR_NICE = -20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class PolicySession:
         self._restarts = RestartPolicy()
         self._restart_due_s: float | None = None
         self.gave_up = False
+        self._niceness = niceness()
         manifest, robot = contract.bundle.manifest, contract.robot
         self.link = SharedMemoryLink(manifest, robot)
         self.loop = TapedLoop(make_loop(robot, parameters))
@@ -126,9 +129,29 @@ class PolicySession:
     def start_control(self) -> None:
         """Starts the control thread; everything allocated so far is put out of the garbage collector's sight."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._ask_for_privileges()
         gc.collect()
         gc.freeze()
         self.thread.start()
+
+    def _ask_for_privileges(self) -> None:
+        """For this thread, which shares the interpreter with the control thread, and for the process."""
+        if self._parameters.sched_fifo_priority:
+            try:
+                set_niceness(_EXECUTOR_NICE)
+            except OSError as error:
+                self._on_warning(
+                    f"niceness {_EXECUTOR_NICE} was refused ({error.strerror}): other programs may delay the control period by milliseconds. "
+                    "Allow it with a line 'nice -20' in /etc/security/limits.conf or CAP_SYS_NICE"
+                )
+        if self._parameters.lock_memory:
+            try:
+                lock_memory()
+            except OSError as error:
+                self._on_warning(
+                    f"realtime.lock_memory was refused ({error.strerror}): memory may be swapped out. "
+                    "Allow it with a line 'memlock unlimited' in /etc/security/limits.conf or CAP_IPC_LOCK"
+                )
 
     def watch_worker(self, timeout_s: float) -> str | None:
         """Replaces a worker that died or stalled. Call a few times a second. Returns a sentence when it did something."""
@@ -174,6 +197,8 @@ class PolicySession:
             self.worker.stop()
             self.worker = None
         self.link.close()
+        set_niceness(self._niceness)
+        unlock_memory()
         gc.unfreeze()
 
 

@@ -13,6 +13,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
+from vla_ros.ros.scheduling import niceness
+
 _KILL_AFTER_S = 1.0
 
 
@@ -36,6 +38,7 @@ class WorkerConfig:
         namespace: namespace of its ROS node.
         cameras: in the manifest's order.
         parent_pid: the process with which it dies.
+        parent_nice: niceness that it has at first, whatever the thread has that starts it.
         clock_offset_ns: of the node's steady time to the monotonic clock; None: a time of its own.
     """
 
@@ -61,6 +64,7 @@ class WorkerConfig:
     log_level: str = "info"
     parent_pid: int = field(default_factory=os.getpid)
     clock_offset_ns: int | None = None
+    parent_nice: int = field(default_factory=niceness)
 
     def to_json(self) -> str:
         """Text for the command line."""
