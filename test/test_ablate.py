@@ -71,6 +71,31 @@ def test_rows_that_are_there_are_not_made_again(made, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
 
 
+def test_a_table_goes_on_from_the_rows_of_a_record(made, tmp_path, monkeypatch):
+    folder, words, docs = made
+    (tmp_path / "table.md").write_text(docs.read_text())
+    record = tmp_path / "record.json"
+    record.write_text((folder / "out" / "ablations.json").read_text())
+    elsewhere = [*words[:3], "--out", str(folder / "out"), "--docs", str(tmp_path / "table.md"), "--json", str(record), "--append"]
+    for path in folder.rglob("result.json"):  # of another machine, as it were
+        path.rename(path.with_suffix(".away"))
+    try:
+        monkeypatch.setattr(ablate.AblationStudy, "_train", None)
+        monkeypatch.setattr(ablate.AblationStudy, "_train_images", None)
+        assert ablate.main(elsewhere) == 0
+        assert len(json.loads(record.read_text())["rows"]) == 2
+        with pytest.raises(ConfigError, match="row of plain in --json"):
+            ablate.main([*elsewhere, "--set", "optim.learning_rate=0.5"])
+        with pytest.raises(ConfigError, match="give that file too"):
+            ablate.main([*words, "--append"])
+        record.write_text("[]")
+        with pytest.raises(ConfigError, match="no rows of vla ablate"):
+            ablate.main(elsewhere)
+    finally:
+        for path in folder.rglob("result.away"):
+            path.rename(path.with_suffix(".json"))
+
+
 def test_a_row_of_other_settings_is_not_taken_for_this_one(made):
     _, words, _ = made
     with pytest.raises(ConfigError, match="other settings"):

@@ -3,7 +3,8 @@
 and evaluation, and writes one row for each into a table.
 
 Leaves in the output folder ``images/<name>/``, ``runs/<variant>/seed<k>/`` (as ``vla train``, with ``bundle/`` and ``result.json``)
-and ``ablations.json``. Rows that have a result are not repeated, and an interrupted training goes on from its last checkpoint.
+and ``ablations.json``. Rows that have a result are not repeated, and an interrupted training goes on from its last checkpoint. With
+``--append`` the rows in the file of ``--json`` count too, so that a table can be filled on several machines or days.
 """
 
 from __future__ import annotations
@@ -55,10 +56,12 @@ class AblationStudy(StoppableStudy):
         study: what is compared.
         data, questions: dataset folders; `questions` may be empty if no variant answers.
         out: output folder.
+        record: rows that were made before, elsewhere perhaps.
     """
 
-    def __init__(self, study: Study, data: Sequence[Path], questions: Sequence[Path], out: Path) -> None:
+    def __init__(self, study: Study, data: Sequence[Path], questions: Sequence[Path], out: Path, record: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__()
+        self._record = {(row["variant"], row["seed"]): dict(row) for row in record}
         self.study, self.data, self.questions, self.out = study, list(data), list(questions), out
         self.refused: dict[str, str] = {}  # variants that these data cannot train, and why
         self._datasets: dict[float, Dataset] = {}
@@ -102,11 +105,10 @@ class AblationStudy(StoppableStudy):
     def _stored(self, variant: Variant, seed: int) -> dict[str, Any] | None:
         """A row's result if it is there; raises ConfigError if it was made with other settings or data."""
         path = self._folder(variant, seed) / "result.json"
-        if not path.exists():
-            return None
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["made_with"] != self._made_with(variant, seed):
-            raise ConfigError(f"{path} was made with other settings or data: remove its folder, or give another --out")
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self._record.get((variant.name, seed))
+        if result is not None and result["made_with"] != self._made_with(variant, seed):
+            where, remedy = (path, "remove its folder, or give another --out") if path.exists() else (f"the row of {variant.name} in --json", "leave --append out")
+            raise ConfigError(f"{where} was made with other settings or data: {remedy}")
         return result
 
     def _row(self, variant: Variant, seed: int) -> dict[str, Any] | None:
@@ -238,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     _log.setLevel(logging.INFO)
     study = read_study(options.config, options.set)
-    ablation = AblationStudy(study, options.data, options.questions or [], options.out)
+    ablation = AblationStudy(study, options.data, options.questions or [], options.out, _earlier_rows(options))
     variants = study.choose(options.only)
     torch.set_num_threads(max(int(variant.sections["run"].get("threads", 1)) for variant in variants))
     with StopOnSignal(ablation):
@@ -256,6 +258,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, reason in ablation.refused.items():
         _log.error("no row of %s: %s", name, reason)
     return int(bool(ablation.refused))
+
+
+def _earlier_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of the file of ``--json``, if they are wanted; none if there is no such file yet."""
+    if not options.append:
+        return []
+    if options.json is None:
+        raise ConfigError("--append goes on with the rows in --json: give that file too")
+    if not options.json.exists():
+        return []
+    try:
+        return list(json.loads(options.json.read_text(encoding="utf-8"))["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{options.json} has no rows of vla ablate: give another --json, or leave --append out") from error
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -276,4 +292,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one common setting; may be repeated")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="Markdown file whose table is written anew, such as docs/ablations.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON here too")
+    parser.add_argument("--append", action="store_true", help="go on with the rows in --json: they are not made again")
     return parser

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.ros.scheduling import be_punctual, set_fifo
+from vla_ros.ros.scheduling import be_punctual, set_fifo, set_name
 
 _WINDOW = 3000  # wake-ups that the percentiles cover: one minute at 50 Hz
 
@@ -148,6 +148,7 @@ class PeriodicThread:
             on_period(woke, lateness_ns, step_ns, self._missed)
 
     def _set_up_scheduling(self) -> None:
+        set_name(self._thread.name)
         be_punctual()
         if self._cpus:
             try:

@@ -23,7 +23,6 @@ from vla_ros.robot.description import RobotDescription
 from vla_ros.ros.cameras import RosCameras
 from vla_ros.ros.policy_link import FiguresSlot, exchange_sizes
 from vla_ros.ros.replay_topics import DecisionPublisher
-from vla_ros.ros.scheduling import set_niceness
 from vla_ros.ros.worker_process import WorkerConfig
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.messages import Exchange, Snapshot
@@ -39,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     """Loads, warms up and infers until SIGTERM. Returns the exit code."""
     config = WorkerConfig.from_json((sys.argv[1:] if argv is None else argv)[0])
     die_with_parent(config.parent_pid)
-    set_niceness(config.parent_nice)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
-from vla_ros.ros.scheduling import niceness
+from vla_ros.ros.scheduling import niceness, set_niceness
 
 _KILL_AFTER_S = 1.0
 
@@ -38,7 +38,6 @@ class WorkerConfig:
         namespace: namespace of its ROS node.
         cameras: in the manifest's order.
         parent_pid: the process with which it dies.
-        parent_nice: niceness that it has at first, whatever the thread has that starts it.
         clock_offset_ns: of the node's steady time to the monotonic clock; None: a time of its own.
     """
 
@@ -64,7 +63,6 @@ class WorkerConfig:
     log_level: str = "info"
     parent_pid: int = field(default_factory=os.getpid)
     clock_offset_ns: int | None = None
-    parent_nice: int = field(default_factory=niceness)
 
     def to_json(self) -> str:
         """Text for the command line."""
@@ -83,6 +81,7 @@ class WorkerProcess:
     def __init__(self, config: WorkerConfig) -> None:
         """Does not start it."""
         self._config = config
+        self._niceness = niceness()  # of the first process and all others, whatever this thread has become by then
         self._process: subprocess.Popen | None = None
         self.started_ns = 0
         self.restarts = 0
@@ -105,7 +104,12 @@ class WorkerProcess:
     def start(self) -> None:
         """Starts the process with this one's environment (the ROS wheels need its library path)."""
         command = [sys.executable, "-m", "vla_ros.ros.worker", self._config.to_json()]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        present = niceness()
+        set_niceness(self._niceness)
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        finally:
+            set_niceness(present)
         self.started_ns = time.monotonic_ns()
 
     def stop(self, grace_s: float = _KILL_AFTER_S) -> None:
