@@ -87,6 +87,44 @@ def test_an_unstamped_picture_from_before_an_idle_time_is_not_fresh(node, wait_u
     assert ("front" in cameras.frames()) == is_used
 
 
+def test_a_camera_that_loses_pictures_is_noticed_and_said(node, wait_until, capfd):
+    """Every second picture is left out, as by a transport without room."""
+    from sensor_msgs.msg import Image
+
+    from vla_ros.ros import qos
+    from vla_ros.ros.cameras import RosCameras
+
+    config = SimpleNamespace(
+        use_sim_time=False,
+        clock_offset_ns=None,
+        transport="raw",
+        cameras=[SimpleNamespace(name="front", topic="/front")],
+        max_pixels=10**6,
+        max_image_age_ns=10**12,
+        max_future_ns=10**12,
+        frozen_timeout_ns=10**12,
+    )
+    cameras = RosCameras(node, config, tabletop.CAMERAS[:1])
+    picture = Image(height=32, width=32, encoding="rgb8", step=96, data=bytes(96 * 32))
+    publisher = publish(node, "/front", picture, qos.SENSOR_SOURCE)
+
+    start_ns = time.time_ns()
+
+    def send(stamps):
+        for n in stamps:
+            picture.header.stamp.sec, picture.header.stamp.nanosec = divmod(start_ns + n * 10**10, 10**9)  # of a slow camera: this machine may be busy
+            before = cameras.frames().get("front")
+            publisher.publish(picture)
+            wait_until(lambda before=before: cameras.frames().get("front") is not before, "the picture is there", 5.0)
+
+    send(range(1, 30))
+    assert "front.lost" not in cameras.drops.counts
+    send(range(31, 91, 2))
+    assert cameras.drops.counts["front.lost"] == 30
+    said = capfd.readouterr().err
+    assert said.count("camera 'front' loses pictures") == 1 and "Fast DDS profile" in said
+
+
 def test_every_emergency_stop_counts_and_none_waits_for_an_executor(node, wait_until):
     """Press and release between two periods: no executor spins here at all."""
     from std_msgs.msg import Bool

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from vla_ros.bench.nodes import record_conditions, require_ros, running
 from vla_ros.bench.rounds import as_results, entry, interleave
+from vla_ros.bench.stolen import StolenTime
 
 #: Of the wake-up error under load, us; without SCHED_FIFO only p99.
 LIMITS_FIFO, LIMITS_NORMAL = {"p99": 250.0, "p999": 2000.0}, {"p99": 4000.0}
@@ -38,8 +39,9 @@ def bench_control(options: argparse.Namespace, console: Console) -> dict[str, An
                     notes.append(f"{title}: refused by the system and left out; vla doctor says what to do")
                     continue
                 settings = {"cycles": options.cycles, "segments": options.segments, "rate_hz": rate_hz, "console": console, "title": title}
+                stolen = StolenTime()
                 rows = record_conditions(bench, options.conditions, notes=notes, **settings)
-                notes += resumed_note(title, bench.state())
+                notes += resumed_note(title, bench.state()) + stolen.notes(title)
             results += entries_of(rows, title, rate_hz, scheduler)
     return {"results": results, "notes": notes, "rmw": rmw}
 

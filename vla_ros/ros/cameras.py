@@ -6,6 +6,7 @@ No executor delivers pictures: the newest message stays inside the middleware, w
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from vla_ros.ros.clock import PolledClock
 from vla_ros.ros.compressed_images import compressed_to_rgb
 from vla_ros.ros.cv_bridge_images import image_conversion
 from vla_ros.ros.diagnostics import DropCounter
+from vla_ros.ros.picture_loss import PictureLoss
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import checked_stamp, stamp_to_ns
 from vla_ros.ros.worker_process import WorkerConfig
@@ -41,7 +43,7 @@ class _Camera:
     changed_ns: int = 0
     joints_at_change_J: np.ndarray | None = None
     lit_ns: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
+    loss: PictureLoss = field(default_factory=PictureLoss)
 
 
 class RosCameras:
@@ -81,6 +83,7 @@ class RosCameras:
 
     def _refresh(self, camera: _Camera) -> None:
         name, now_ns = camera.spec.name, self.now_ns()
+        camera.loss.looked(time.monotonic_ns())
         try:
             message = camera.topic.take()
             if message is None:
@@ -95,6 +98,7 @@ class RosCameras:
 
     def _accept(self, camera: _Camera, message: Any, now_ns: int) -> None:
         stamp_ns = stamp_to_ns(message.header.stamp)
+        self._note_losses(camera, stamp_ns)
         measured_ns = checked_stamp(
             stamp_ns,
             self._clock.ros_ns(),
@@ -109,6 +113,19 @@ class RosCameras:
         image = image.copy() if image.base is not None else image  # a view would be overwritten with its message
         self._check_frame_id(camera, message.header.frame_id)
         camera.frame = CameraFrame(image=image, stamp_ns=used_ns, is_frozen=self._is_frozen(camera, image, now_ns))
+
+    def _note_losses(self, camera: _Camera, stamp_ns: int) -> None:
+        name, was_losing = camera.spec.name, camera.loss.is_losing
+        lost = camera.loss.arrived(stamp_ns)
+        if lost:
+            self.drops.counts[f"{name}.lost"] += lost
+        if camera.loss.is_losing and not was_losing:
+            self._node.get_logger().warning(
+                f"camera '{name}' loses pictures: {camera.loss.share:.0%} of the last ones did not arrive, by its stamps of {1e9 / camera.loss.period_ns:.0f} Hz. "
+                "Start its driver with the Fast DDS profile (vla doctor says how), or lower its rate or size"
+            )
+        if was_losing and not camera.loss.is_losing:
+            self._node.get_logger().info(f"camera '{name}' loses no pictures any more")
 
     def _is_frozen(self, camera: _Camera, image: np.ndarray, now_ns: int) -> bool:
         """Whether the picture has stayed the same although the robot moved, or black, for too long."""
