@@ -8,6 +8,7 @@ second. The conditions take turns in one running node.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from vla_ros.bench.nodes import record_conditions, require_ros, running
 from vla_ros.bench.rounds import as_results, entry, interleave
+from vla_ros.bench.stalls import StallWatch, missed_without_stalls, stalls_within
 from vla_ros.bench.stolen import StolenTime
 
 #: Of the wake-up error under load, us; without SCHED_FIFO only p99.
@@ -40,13 +42,16 @@ def bench_control(options: argparse.Namespace, console: Console) -> dict[str, An
                     continue
                 settings = {"cycles": options.cycles, "segments": options.segments, "rate_hz": rate_hz, "console": console, "title": title}
                 stolen = StolenTime()
-                rows = record_conditions(bench, options.conditions, notes=notes, **settings)
+                with StallWatch() if scheduler == "fifo" else contextlib.nullcontext() as watch:
+                    rows = record_conditions(bench, options.conditions, notes=notes, **settings)
                 notes += resumed_note(title, bench.state()) + stolen.notes(title)
-            results += entries_of(rows, title, rate_hz, scheduler)
+            results += entries_of(rows, title, rate_hz, scheduler, None if watch is None else watch.stalls_ns)
     return {"results": results, "notes": notes, "rmw": rmw}
 
 
-def entries_of(rows: Mapping[str, Sequence[np.ndarray]], title: str, rate_hz: float, scheduler: str) -> list[dict[str, Any]]:
+def entries_of(
+    rows: Mapping[str, Sequence[np.ndarray]], title: str, rate_hz: float, scheduler: str, stalls_ns: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Entries of one run of the node.
 
     Args:
@@ -54,6 +59,7 @@ def entries_of(rows: Mapping[str, Sequence[np.ndarray]], title: str, rate_hz: fl
         title: rate and scheduler in words.
         rate_hz: control rate.
         scheduler: ``fifo`` or ``normal``.
+        stalls_ns: when a core stalled, [N, 2]; None where nobody watched.
     """
     results = []
     for condition, parts in rows.items():
@@ -67,6 +73,11 @@ def entries_of(rows: Mapping[str, Sequence[np.ndarray]], title: str, rate_hz: fl
             entry(name, "execution_time", "us", 1e-3 * whole["step_ns"], **more),
             entry(name, "missed_periods", "", [more["missed_periods"]], **more, **({"limit": {"max": 0}} if scheduler == "fifo" else {})),
         ]
+        if stalls_ns is not None:
+            own = sum(missed_without_stalls(part, stalls_ns, round(1e9 / rate_hz)) for part in parts)
+            lengths_ns = np.concatenate([stalls_within(part, stalls_ns) for part in parts])
+            results.append(entry(name, "missed_without_stalls", "", [own], **more, limit={"max": 0}))
+            results.append(entry(name, "stalls_of_the_machine", "ms", 1e-6 * lengths_ns if len(lengths_ns) else [0.0], **more))
         ages_ms = 1e-6 * whole["age_ns"][whole["age_ns"] > 0]
         if len(ages_ms):
             results.append(entry(name, "observation_to_action_age", "ms", ages_ms, **more))

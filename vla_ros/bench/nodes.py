@@ -91,7 +91,7 @@ def running(model: str, *, rate_hz: float, fifo: bool, threads: int = 1, provide
     Args:
         model: policy bundle.
         rate_hz: of the control loop.
-        fifo: ask for SCHED_FIFO.
+        fifo: ask for SCHED_FIFO and for memory that is not swapped out.
         threads: of one inference.
         provider: execution provider.
     """
@@ -110,7 +110,7 @@ def running(model: str, *, rate_hz: float, fifo: bool, threads: int = 1, provide
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vla_bench_")))
         robot = Program("vla_ros.ros.bench_robot", ["--model", str(options["model"])], folder / "robot.log", environment)
         stack.enter_context(robot)
-        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))] + ["--lock-memory"] * fifo
         node = stack.enter_context(Program("vla_ros.ros.bench_node", arguments, folder / "node.log", environment))
         yield Bench(node, robot, folder)
 

@@ -34,6 +34,7 @@ _OPTIONS = (
     "control_rate_hz",
     "execution_provider",
     "sched_fifo_priority",
+    "lock_memory",
     "inference_threads",
     "inference_max_rate_hz",
     "worker_start_timeout_s",
