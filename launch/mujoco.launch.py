@@ -26,6 +26,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "realtime_factor", default_value="1.0", description="simulated seconds a second, 0.01 to 100; other than 1 needs use_sim_time"
     ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=["true", "false"], description="both nodes take the time from /clock, which the simulator publishes"
+    ),
 ]
 
 
@@ -51,6 +54,6 @@ def simulator_node() -> Node:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The policy's launch file first: it declares the shared arguments and sets the transport profile for both nodes."""
+    """The policy's launch file before the simulator: it declares the shared arguments and sets the transport profile for both nodes."""
     policy = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "policy.launch.py")))
     return LaunchDescription([*ARGUMENTS, policy, simulator_node()])

@@ -28,7 +28,12 @@ ARGUMENTS = [
         "params_file", default_value=PARAMS, description="YAML file of node parameters; arguments that are given take precedence over it"
     ),
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node; its topics are relative"),
-    DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"),
+    DeclareLaunchArgument(
+        "use_sim_time",
+        default_value="",
+        choices=["", "true", "false"],
+        description="take the time from /clock; empty: as in params_file, else false",
+    ),
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
@@ -51,7 +56,7 @@ ARGUMENTS = [
     ),
 ]
 #: Arguments that are parameters of the node, and their types. An empty one must not hide what params_file says.
-PARAMETERS = {"model": str, "control_rate_hz": float, "execution_provider": str}
+PARAMETERS = {"model": str, "use_sim_time": bool, "control_rate_hz": float, "execution_provider": str}
 
 
 def fast_dds_profile() -> list:
@@ -81,10 +86,7 @@ def policy_node(context: LaunchContext) -> list[LifecycleNode]:
         ],
         parameters=[
             LaunchConfiguration("params_file"),
-            {
-                "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
-                **{name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, kind in given.items()},
-            },
+            *([{name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, kind in given.items()}] if given else []),
         ],
         output="screen",
         emulate_tty=True,

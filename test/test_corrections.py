@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,47 @@ def test_seeds_of_other_data_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["tabletop", "--out", "nowhere", "--seed", "10000000"])
     assert "60000000" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def coached():
+    recorder = CorrectionRecorder("tabletop", 3, coached=True, drive=["stack"])
+    yield recorder
+    recorder.env.close()
+
+
+def test_an_episode_goes_on_where_the_policy_says_done_and_is_not(coached):
+    """A policy that always says so: the expert does the work between its claims."""
+    infer, asked = coached._policy.infer, []
+
+    def done(observation, prefix):
+        chunk = infer(observation, prefix)
+        asked.append(observation)
+        return replace(chunk, terminate_H=np.ones(len(chunk.terminate_H), dtype=bool))
+
+    coached._policy.infer = done
+    try:
+        frames = list(coached.episode(SEED + 3))
+    finally:
+        del coached._policy.infer
+    assert coached.successes[-1] is True
+    assert parse_task(coached.env.instruction).family == "stack"
+    assert len(frames) > len(asked) > 1  # those in which the expert leads are kept too
+    assert {parse_task(frame["texts"][0]).family for frame in frames} == {"stack"}
+
+
+def test_the_expert_helps_a_policy_that_stands_still(coached):
+    infer = coached._policy.infer
+
+    def rest(observation, prefix):
+        chunk = infer(observation, prefix)
+        here = np.repeat(observation.joint_positions[None, : chunk.joint_positions_HJ.shape[1]], len(chunk.joint_positions_HJ), axis=0)
+        return replace(chunk, joint_positions_HJ=here, terminate_H=np.zeros(len(here), dtype=bool))
+
+    coached._policy.infer = rest
+    try:
+        frames = list(coached.episode(SEED + 4))
+    finally:
+        del coached._policy.infer
+    tools = np.array([frame["proprio"][7:10] for frame in frames])
+    assert np.linalg.norm(tools - tools[0], axis=1).max() > 0.05

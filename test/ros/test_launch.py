@@ -12,7 +12,7 @@ from vla_ros.core.paths import share_dir
 
 _LAUNCH = share_dir() / "launch"
 _POLICY = {"model", "params_file", "namespace", "use_sim_time", "autostart", "log_level", "control_rate_hz", "execution_provider"}
-_ARGUMENTS = {"policy.launch.py": _POLICY, "mujoco.launch.py": {"seed", "task", "realtime_factor"}}
+_ARGUMENTS = {"policy.launch.py": _POLICY, "mujoco.launch.py": {"seed", "task", "realtime_factor", "use_sim_time"}}
 
 
 def declared(name):
@@ -30,7 +30,7 @@ def test_arguments_are_those_of_the_contract_and_documented(name):
         assert len(keywords["description"].value) > 10 and "default_value" in keywords
 
 
-@pytest.mark.parametrize("name", ["model", "control_rate_hz", "execution_provider"])
+@pytest.mark.parametrize("name", ["model", "use_sim_time", "control_rate_hz", "execution_provider"])
 def test_an_argument_that_is_not_given_leaves_the_parameter_file_alone(name):
     assert declared("policy.launch.py")[name]["default_value"].value == ""
 

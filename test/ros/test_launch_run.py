@@ -65,14 +65,17 @@ def launched(prefix, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda"}),
-        (["control_rate_hz:=25", "model:=other"], {"control_rate_hz": 25.0, "model": "other", "execution_provider": "cuda"}),
+        ([], {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda", "use_sim_time": True}),
+        (
+            ["control_rate_hz:=25", "model:=other", "use_sim_time:=false"],
+            {"control_rate_hz": 25.0, "model": "other", "execution_provider": "cuda", "use_sim_time": False},
+        ),
     ],
 )
 def test_a_parameter_file_counts_where_no_argument_is_given(prefix, tmp_path, arguments, expected):
     program, record, params = prefix / "lib" / "vla_ros" / "vla_policy", tmp_path / "record.json", tmp_path / "params.yaml"
     program.write_text(RECORDER.format(python=sys.executable, record=str(record)), encoding="utf-8")
-    mine = {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda"}
+    mine = {"control_rate_hz": 100.0, "model": "mine", "execution_provider": "cuda", "use_sim_time": True}
     params.write_text(yaml.safe_dump({"vla_policy": {"ros__parameters": mine}}), encoding="utf-8")
     command = ["ros2", "launch", str(share_dir() / "launch" / "policy.launch.py"), f"params_file:={params}", *arguments]
     done = subprocess.run(command, env=launched(prefix, tmp_path), capture_output=True, text=True, timeout=60, check=False)
@@ -81,7 +84,7 @@ def test_a_parameter_file_counts_where_no_argument_is_given(prefix, tmp_path, ar
     for text in json.loads(record.read_text(encoding="utf-8")):
         for node in yaml.safe_load(text).values():
             merged |= node["ros__parameters"]
-    assert merged == {**expected, "use_sim_time": False}
+    assert merged == expected
 
 
 def is_alive(pid):
