@@ -56,7 +56,7 @@ class PolicyInterface:
             drop=lambda code, text: self.drop("control", code, text),
         )
         self._events: deque[Callable[[], None]] = deque(maxlen=256)
-        self._wake = node.create_guard_condition(self._publish_events)
+        self._wake = node.create_guard_condition(self.publish_events)
         self._status_publisher = node.create_publisher(DiagnosticStatus, "~/status", qos.STATUS)
         self._diagnostics_publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENTS)
         self._entities: list[tuple[Callable[[Any], bool], Any]] = []
@@ -72,7 +72,7 @@ class PolicyInterface:
 
     def every(self, period_s: float, callback: Callable[[], None]) -> Any:
         """Calls ``callback`` in the executor's thread, by the steady clock; returns the timer."""
-        return self._node.create_timer(period_s, lambda: self._run(callback), clock=self._steady)
+        return self._node.create_timer(period_s, lambda: self.run(callback), clock=self._steady)
 
     def open(
         self, contract: Contract, parameters: PolicyNodeParameters, to_ros_ns: Callable[[int], int], detail: Callable[[StatusCode], str]
@@ -135,12 +135,12 @@ class PolicyInterface:
         if builder is None or command is None:
             return
         command.publish(builder.build(output.positions_J, output.velocities_J, self._to_ros_ns(output.stamp_ns)))
-        if output.action_D is not None:
+        if output.action_D is not None and action.get_subscription_count():
             self._action_message.data = array("d", output.action_D.tobytes())
             action.publish(self._action_message)
 
     def _queue_chunk(self, chunk: ActionChunk) -> None:
-        self._queue(lambda: self._publish_chunk(chunk))
+        self._events.append(lambda: self._publish_chunk(chunk))  # for people: it goes with the next look, and wakes nobody
 
     def _queue_edge(self, output: ControlOutput) -> None:
         self._queue(lambda: self._publish_status(output))
@@ -151,9 +151,10 @@ class PolicyInterface:
 
     # ---- executor's thread ----
 
-    def _publish_events(self) -> None:
+    def publish_events(self) -> None:
+        """Publishes what the control thread has left since the last time."""
         while self._events:
-            self._run(self._events.popleft())
+            self.run(self._events.popleft())
 
     def _publish_chunk(self, chunk: ActionChunk) -> None:
         if self._builder is None:
@@ -214,8 +215,8 @@ class PolicyInterface:
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
 
-    def _run(self, callback: Callable[..., None], *arguments: Any) -> None:
-        """Calls ``callback``; what it raises is counted and logged, and the executor spins on."""
+    def run(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Calls ``callback`` in the executor's thread; what it raises is counted and logged, and the executor spins on."""
         try:
             callback(*arguments)
         except Exception as error:  # anything: one bad message must not end the node

@@ -32,6 +32,7 @@ from vla_ros.ros.session import Contract, PolicySession, worker_config
 
 RCLError = rclpy_implementation.RCLError
 _FIRST_JOINTS_S = 2.0  # how long activation waits for a first joint state
+_LOOK_S, _LOOKS_PER_REPORT = 0.2, 5
 _STOP_S = 3.0  # how long deactivation waits for the robot to come to rest
 
 _SUCCESS, _FAILURE, _ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
@@ -81,8 +82,8 @@ class PolicyNode(LifecycleNode):
         self._change_state, self._service_change_state.callback = self._service_change_state.callback, self._on_change_state
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/resume", self._on_resume)
-        self.interface.every(0.1, self._watch_worker)
-        self.interface.every(1.0, self._report)
+        self._looks = 0
+        self.interface.every(_LOOK_S, self._look)
 
     @property
     def parameters(self) -> PolicyNodeParameters:
@@ -261,6 +262,16 @@ class PolicyNode(LifecycleNode):
         return response
 
     # ---- once in a while ----
+
+    def _look(self) -> None:
+        """All that is done now and then: each wake-up of the executor costs a millisecond in which the control thread cannot have the interpreter."""
+        for part in (self.interface.publish_events, self._publish_tape, self._watch_worker, *([self._report] if self._looks % _LOOKS_PER_REPORT == 0 else [])):
+            self.interface.run(part)
+        self._looks += 1
+
+    def _publish_tape(self) -> None:
+        if self._tape is not None:
+            self._tape.publish()
 
     def _watch_worker(self) -> None:
         if self._session is not None:

@@ -12,7 +12,6 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -26,7 +25,6 @@ from vla_ros.ros.sim_messages import image_message, time_message
 from vla_ros.ros.tape import TapedLoop, plain_tick
 
 RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
-_TAPE_PERIOD_S = 0.2
 _KEPT_DECISIONS = 64  # a decision takes a tenth of a second or more, and every turn of the worker's loop sends them
 
 
@@ -110,15 +108,14 @@ def observation_without_images(observation: Observation) -> dict[str, Any]:
 
 
 class TapePublisher:
-    """Publishes a control loop's tape from the executor's thread, five times a second while somebody listens."""
+    """Publishes a control loop's tape from the executor's thread while somebody listens: call :meth:`publish` a few times a second."""
 
     def __init__(self, node: Node, loop: TapedLoop) -> None:
-        """Makes the topic and its timer."""
+        """Makes the topic."""
         self._node = node
         self._loop = loop
         self._said = ""
         self._publisher = node.create_publisher(String, "~/tape", RELIABLE)
-        self._timer = node.create_timer(_TAPE_PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
         """Publishes the ticks so far."""
@@ -139,5 +136,4 @@ class TapePublisher:
     def close(self) -> None:
         """Publishes the rest and takes the topic away."""
         self.publish()
-        self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
