@@ -60,13 +60,19 @@ class _Watched:
 class _Coached(_Watched):
     """The policy with the expert at its side, who leads for a while where it makes a mistake or does not get on.
 
+    Args:
+        policy: that drives.
+        recorder: of its scene.
+        rng: decides what is kept and how long the expert leads.
+        first_token_id: of the policy's action tokens.
+
     Attributes:
         mistakes: how often the expert took over.
     """
 
-    def __init__(self, policy: Any, recorder: EpisodeRecorder, rng: np.random.Generator) -> None:
+    def __init__(self, policy: Any, recorder: EpisodeRecorder, rng: np.random.Generator, first_token_id: int) -> None:
         super().__init__(policy, recorder, rng)
-        self._expert = ExpertPolicy(recorder.env)
+        self._expert = ExpertPolicy(recorder.env, first_token_id=first_token_id)
         self._start_ns: int | None = None
         self._leads_until_ns = 0
         self._been: deque[tuple[int, np.ndarray]] = deque()  # when the tool was where, as long as counts for standing still
@@ -125,6 +131,7 @@ class CorrectionRecorder(EpisodeRecorder):
         super().__init__(labels_per_frame)
         loaded = load_bundle(bundle_dir(bundle))
         self._cameras = loaded.manifest.cameras
+        self._first_token_id = loaded.manifest.vocabulary.first_action_token
         self._policy = Policy(loaded, self.env.robot)
         self._policy.warm_up()
         self._coached, self._drive = coached, tuple(drive)
@@ -132,7 +139,7 @@ class CorrectionRecorder(EpisodeRecorder):
     def episode(self, seed: int) -> Iterator[dict[str, Any]]:
         """Yields the frames that the policy asked about."""
         rng = np.random.default_rng([seed, 3])
-        watched = (_Coached if self._coached else _Watched)(self._policy, self, rng)
+        watched = _Coached(self._policy, self, rng, self._first_token_id) if self._coached else _Watched(self._policy, self, rng)
         limit_s = _COACHED_LIMIT_S if self._coached else _LIMIT_S
         loop = ClosedLoop(env=self.env, policy=watched, cameras=self._cameras, delay_ms=rng.uniform(*_DELAY_MS), limit_s=limit_s)
         family = str(rng.choice(self._drive)) if self._drive else None

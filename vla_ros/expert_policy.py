@@ -26,13 +26,14 @@ class ExpertPolicy:
     Args:
         env: a simulator with the tabletop's interface.
         embodiment: its body.
+        first_token_id: of the action tokens, where another policy's chunks stand beside the expert's.
     """
 
-    def __init__(self, env: Any, embodiment: Embodiment = TABLETOP) -> None:
+    def __init__(self, env: Any, embodiment: Embodiment = TABLETOP, first_token_id: int = 0) -> None:
         self._spec = embodiment.action
         self._continue_chunk = make_expert(env, embodiment)
         self._terminate = self._spec.index_of_kind("terminate")
-        self._tokens = ActionTokenizer(self._spec, first_token_id=0)
+        self._tokens = ActionTokenizer(self._spec, first_token_id=first_token_id)
         self._waypoints = WaypointMaker(self._spec, env.robot, Kinematics(env.robot))
 
     def commit(self, observation: Observation, reference: Reference, until_ns: int) -> np.ndarray:
@@ -42,7 +43,7 @@ class ExpertPolicy:
     def infer(self, observation: Observation, prefix_HD: np.ndarray | None = None) -> ActionChunk:
         """As ``Policy.infer``; raises DecodeError where no step can be reached."""
         committed = 0 if prefix_HD is None else committed_steps(prefix_HD)
-        before_PD = np.zeros((0, self._spec.num_dims)) if not committed else self._tokens.bins_to_actions(prefix_HD[:committed])
+        before_PD = np.zeros((0, self._spec.num_dims)) if not committed else self._tokens.bins_to_actions(prefix_HD[:committed] - self._tokens.first_token_id)
         chunk_HD, phase = self._continue_chunk(before_PD)
         tokens_HD = self._tokens.encode(chunk_HD, clip=True)
         actions_HD = self._tokens.decode(tokens_HD)
