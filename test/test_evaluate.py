@@ -309,3 +309,26 @@ def test_the_real_nodes_play_the_same_scenes(still_bundle, env):
     assert results[1].instruction != results[2].instruction
     for outcome in results:  # counted by the node: cameras of 15 Hz let it answer at most that often
         assert 4 <= outcome.inferences <= 15 * 6 and outcome.rejected == 0
+
+
+def test_the_policy_is_asked_as_often_as_the_node_asks_it():
+    from vla_ros.ros.parameters import PolicyNodeParameters
+
+    options = evaluate.parse(["tabletop"])
+    assert options.ask_period_ms == pytest.approx(1e3 / PolicyNodeParameters().inference_max_rate_hz)
+
+
+def test_a_longer_period_asks_less_often(tmp_path):
+    def inferences(period_ms):
+        path = tmp_path / f"{period_ms}.json"
+        evaluate.main(["expert", "--episodes", "1", "--seed", "3", "--families", "put", "--delay-ms", "0", "--ask-period-ms", str(period_ms), "--json", str(path)])
+        (outcome,) = json.loads(path.read_text())["outcomes"]
+        return outcome["inferences"] / outcome["seconds"]
+
+    assert inferences(400) == pytest.approx(2.5, rel=0.2) and inferences(100) == pytest.approx(10.0, rel=0.2)
+
+
+def test_a_negative_period_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parse(["tabletop", "--ask-period-ms", "-1"])
+    assert "--ask-period-ms" in capsys.readouterr().err

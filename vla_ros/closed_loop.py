@@ -26,6 +26,7 @@ from vla_ros.core.text import normalize_instruction
 from vla_ros.smoothness import Smoothness
 
 DEFAULT_DELAY_MS = 120.0
+DEFAULT_ASK_PERIOD_MS = 200.0  # as the node asks by default (inference.max_rate_hz)
 EPISODE_LIMIT_S = 25.0
 SETTLE_AFTER_DONE_S = 2.0  # success may need half a second of rest after the policy says that it is done
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vla_ros.closed_loop import DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, GAZEBO, MUJOCO, SIMULATORS, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
+from vla_ros.closed_loop import DEFAULT_ASK_PERIOD_MS, DEFAULT_DELAY_MS, EPISODE_LIMIT_S, EXPERT, GAZEBO, MUJOCO, SIMULATORS, ClosedLoop, EpisodeResult, EpisodeSpec, load_closed_loop
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
 from vla_ros.core.takeover import Takeover
@@ -76,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variation", choices=VARIATIONS, default="none", help="scenes beyond what training saw (default: as in training)")
     parser.add_argument("--families", nargs="+", choices=(*FAMILIES, *NEW_FAMILIES), default=FAMILIES, help="task families (default: those that the shipped policy was taught)")
     parser.add_argument("--delay-ms", type=float, default=DEFAULT_DELAY_MS, help="simulated time of one inference (default %(default)g)")
+    parser.add_argument("--ask-period-ms", type=float, default=DEFAULT_ASK_PERIOD_MS, help="shortest simulated time between two questions to the policy, by default as the node's inference.max_rate_hz; 0 asks again as soon as it has answered (default %(default)g)")
     parser.add_argument("--takeover", choices=[t.value for t in Takeover], default=Takeover.PREFIX.value, help="how chunks take over (default %(default)s)")
     parser.add_argument("--limit-s", type=float, default=EPISODE_LIMIT_S, help="simulated time limit of an episode (default %(default)g)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
@@ -93,8 +94,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--variation and new --families are there in the embedded simulator only: leave out --ros and --sim gazebo")
     if options.sim == GAZEBO and options.ros:
         parser.error("--ros plays in the embedded simulator: leave out --sim gazebo")
-    if options.workers < 1 or options.delay_ms < 0 or options.limit_s <= 0:
-        parser.error("--workers and --limit-s must be positive, --delay-ms not negative")
+    if options.workers < 1 or options.delay_ms < 0 or options.ask_period_ms < 0 or options.limit_s <= 0:
+        parser.error("--workers and --limit-s must be positive, --delay-ms and --ask-period-ms not negative")
     return options
 
 
@@ -146,7 +147,7 @@ def play_in_processes(specs: Sequence[EpisodeSpec], options: argparse.Namespace,
     Raises:
         ConfigError: what a worker met, in one sentence.
     """
-    arguments = {"provider": options.provider, "simulator": options.sim, "settings": {"delay_ms": options.delay_ms, "limit_s": options.limit_s, "takeover": options.takeover}}
+    arguments = {"provider": options.provider, "simulator": options.sim, "settings": {"delay_ms": options.delay_ms, "ask_period_ms": options.ask_period_ms, "limit_s": options.limit_s, "takeover": options.takeover}}
     workers = min(options.workers, len(specs))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_limit_threads)
     try:
@@ -211,6 +212,7 @@ def summarize(results: Sequence[EpisodeResult], *, bundle: Bundle | None, option
         "simulator": options.sim,
         "mode": "ros" if options.ros else "in_process",
         "delay_ms": None if options.ros else options.delay_ms,
+        "ask_period_ms": None if options.ros else options.ask_period_ms,
         "takeover": options.takeover,
         "limit_s": options.limit_s,
         "provider": options.provider,
