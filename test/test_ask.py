@@ -33,11 +33,11 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+@pytest.fixture(scope="module", params=[{}, {"answer_depth": 1, "answer_eye": True}], ids=["the policy's layers", "an eye and layers of its own"])
+def bundle(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("ask")
     data, questions = write_dataset(folder / "data"), write_questions(folder / "questions")
-    Trainer(TrainConfig.from_dict(SETTINGS), Dataset([data], val_fraction=0.3), folder / "run", questions=QuestionDataset([questions], 0.3)).run()
+    Trainer(TrainConfig.from_dict({**SETTINGS, "model": {**SETTINGS["model"], **request.param}}), Dataset([data], val_fraction=0.3), folder / "run", questions=QuestionDataset([questions], 0.3)).run()
     export.export_bundle(folder / "run" / "last.pt", folder / "tiny", data, frames=2, threads=1)
     return folder / "tiny"
 

@@ -37,7 +37,7 @@ from vla_ros.runtime.session import BoundGraph, OnnxPolicy, probe_inputs
 from vla_ros.train.checkpoint import FOLDED, save_checkpoint
 
 MODULE = "policy."  # how both exported modules call the network
-ANSWERING = ("answers.", "answer_blocks.", "finder.", "rarity_C", "read_offset.")  # its parts that the policy graph has not
+ANSWERING = ("answers.", "answer_blocks.", "finder.", "eye.", "rarity_C", "read_offset.")  # its parts that the policy graph has not
 
 _log = logging.getLogger(__name__)
 

@@ -234,6 +234,31 @@ def wait_until() -> Callable[..., Any]:
     return wait
 
 
+class Asking:
+    """Asks a service, and again every two seconds until an answer comes; calling it returns the answer, or None so far.
+
+    A client may count as connected before the server knows where to send the answer (discovery is not one step), and then the first is lost.
+    """
+
+    def __init__(self, client: Any, request: Any) -> None:
+        self._client, self._request = client, request
+        self._futures: list[Any] = []
+        self._next_s = 0.0
+
+    def __call__(self) -> Any:
+        answered = [future.result() for future in self._futures if future.done()]
+        if not answered and time.monotonic() >= self._next_s:
+            self._futures.append(self._client.call_async(self._request))
+            self._next_s = time.monotonic() + 2.0
+        return answered[0] if answered else None
+
+
+@pytest.fixture
+def asking() -> type[Asking]:
+    """``Asking``."""
+    return Asking
+
+
 class Rig:
     """The policy node in this process, its executor in a thread, beside a fake robot. Lifecycle requests run in the executor's thread."""
 

@@ -143,7 +143,7 @@ def test_a_bundle_that_cannot_be_used_is_one_sentence_and_exit_code_2(domain, ma
     assert process.returncode == 2 and said in log and "Traceback" not in log, log
 
 
-def test_autostart_false_waits_for_lifecycle_requests(context, tiny_bundle, wait_until):
+def test_autostart_false_waits_for_lifecycle_requests(context, tiny_bundle, wait_until, asking):
     import rclpy
     from lifecycle_msgs.srv import GetState
 
@@ -153,9 +153,8 @@ def test_autostart_false_waits_for_lifecycle_requests(context, tiny_bundle, wait
         client = node.create_client(GetState, "/left/vla_policy/get_state")
         spin = lambda: rclpy.spin_once(node, timeout_sec=0.05)  # noqa: E731
         wait_until(client.service_is_ready, "the service is there", 40.0, spin)
-        future = client.call_async(GetState.Request())
-        wait_until(future.done, "the state is known", 10.0, spin)
-        assert future.result().current_state.label == "unconfigured"
+        answer = wait_until(asking(client, GetState.Request()), "the state is known", 20.0, spin)
+        assert answer.current_state.label == "unconfigured"
     finally:
         node.destroy_node()
         process.send_signal(signal.SIGTERM)

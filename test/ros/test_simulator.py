@@ -151,7 +151,7 @@ def test_bad_commands_are_dropped_and_nothing_moves(simulator):
     np.testing.assert_allclose(simulator.joints(), _ROBOT.home, atol=0.01)
 
 
-def test_a_new_task_is_judged_and_a_reset_begins_anew(simulator):
+def test_a_new_task_is_judged_and_a_reset_begins_anew(simulator, asking):
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
 
@@ -163,9 +163,9 @@ def test_a_new_task_is_judged_and_a_reset_begins_anew(simulator):
     simulator.until(lambda: simulator.joints()[0] > 0.25, "the arm moved")
     client = simulator.node.create_client(Trigger, "vla_sim/reset")
     simulator.until(client.service_is_ready, "the service is there")
-    future = client.call_async(Trigger.Request())
-    simulator.until(future.done, "the reset is answered")
-    assert future.result().success and future.result().message
+    reset = asking(client, Trigger.Request())
+    simulator.until(lambda: reset() is not None, "the reset is answered")
+    assert reset().success and reset().message
     np.testing.assert_allclose(simulator.joints(), _ROBOT.home, atol=0.01)
     assert simulator.next("vla_sim/success").data is False
 

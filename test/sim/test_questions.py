@@ -134,6 +134,13 @@ def test_what_comes_next_is_the_expert_s_next_phase(state, task, answer):
     assert next_step(task, state) == answer
 
 
+def test_the_next_step_is_asked_only_where_a_centimetre_changes_nothing():
+    """The cone from which the expert goes down ends 18 mm beside a block at this height: on its edge nobody can tell from a picture."""
+    ask = {d: answers("next", world(tool=(0.30, -0.15 + d, 0.08))).get("what comes next to pick up the red cube?") for d in (0.0, 0.005, 0.018, 0.022, 0.035, 0.06)}
+    assert ask[0.0] == ask[0.005] == "go down to the red cube" and ask[0.06] == ask[0.035] == "go to the red cube"
+    assert ask[0.018] is None and ask[0.022] is None
+
+
 def test_next_steps_are_asked_only_of_tasks_of_the_split():
     for split in ("seen", "unseen"):
         for text in answers("next", split=split):
@@ -194,6 +201,18 @@ def test_the_picture_shows_each_block_s_colour_where_the_question_says(env):
                 checked += max(direction, key=direction.get) == ref.colour
                 assert max(direction, key=direction.get) == ref.colour, (seed, ref)
     assert checked >= 6
+
+
+def test_what_something_else_hides_is_not_in_the_picture(env):
+    """A block under the table; another one stays where it is."""
+    env.reset(0)
+    objects = env.world_state().objects
+    hidden, other = [ref for ref in objects if ref.kind in BLOCK_KINDS][:2]
+    assert hidden in places_in_picture(env)
+    env.place_object(hidden, objects[hidden].position - [0.0, 0.0, 0.1], 0.0)
+    env.place_arm(env.robot.home)
+    assert env.visible_shares("front")[hidden] == 0.0 and hidden not in places_in_picture(env)
+    assert env.visible_shares("front")[other] > 0.003 and other in places_in_picture(env)
 
 
 # ---- drawing ----

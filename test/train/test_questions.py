@@ -54,18 +54,18 @@ def test_only_the_answer_and_its_end_count(maker):
     assert torch.equal(batch.counts_ML.sum(1), length + 1)
 
     class Sure:
-        def answer(self, images, text, answer):
-            return 50.0 * torch.nn.functional.one_hot(answer, 512)
+        def answer_with_table(self, images, text, answer):
+            return 50.0 * torch.nn.functional.one_hot(answer, 512), None
 
-    loss, right = answer_loss(Sure(), batch)
-    assert loss < 1e-6 and right.all()
+    answered = answer_loss(Sure(), batch)
+    assert answered.language < 1e-6 and answered.objects == 0 and answered.right_M.all()
 
     class SureButEndless(Sure):
-        def answer(self, images, text, answer):
-            return super().answer(images, text, torch.where(answer == PAD_ID, 7, answer))
+        def answer_with_table(self, images, text, answer):
+            return super().answer_with_table(images, text, torch.where(answer == PAD_ID, 7, answer))
 
-    loss, right = answer_loss(SureButEndless(), batch)
-    assert loss > 1 and not right.any()
+    answered = answer_loss(SureButEndless(), batch)
+    assert answered.language > 1 and not answered.right_M.any()
 
 
 def test_answers_are_read_back_as_they_were_written(folder):
@@ -86,6 +86,10 @@ def test_bad_data_is_refused_with_file_and_row(folder, tmp_path):
     damage(folder, "answer", lambda array: array.__setitem__((5, 1), 99))
     with pytest.raises(DataError, match=r"answer\.npy: row 5"):
         QuestionDataset([folder], 0.3)
+    damage(folder, "answer", lambda array: array.__setitem__((5, 1), 0))
+    damage(folder, "tool", lambda array: array.__setitem__((7, 2), np.nan))
+    with pytest.raises(DataError, match=r"tool\.npy: row 7: expected finite"):
+        QuestionDataset([folder], 0.3)
     np.save(folder / "shard_0000" / "answer.npy", np.zeros((3, 2), dtype=np.int32))
     with pytest.raises(DataError, match=r"answer\.npy: expected int32 \[32, 2\]"):
         QuestionDataset([folder], 0.3)
@@ -101,14 +105,14 @@ def test_demonstrations_are_no_questions(dataset_folder):
         QuestionDataset([dataset_folder], 0.3)
 
 
-def run_only_answers(folder, tmp_path, **run):
+def run_only_answers(folder, tmp_path, eye=False, **run):
     from vla_ros.train.config import TrainConfig
     from vla_ros.train.data import Dataset
     from vla_ros.train.synthetic import write_dataset
     from vla_ros.train.trainer import Trainer
 
     settings = {
-        "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8], "answer_tokens": 6, "answer_depth": 1},
+        "model": {"width": 32, "depth": 3, "vision_depth": 2, "heads": 4, "stem_channels": [4, 8], "answer_tokens": 6, "answer_depth": 1, "answer_eye": eye},
         "data": {"frames_per_batch": 2, "labels_per_frame": 1, "question_frames": 4, "questions_per_frame": 2, "val_fraction": 0.3, "rescan_s": 0},
         "run": {"max_steps": 60, "val_frames": 4, "threads": 1, "only": "answers", "vision_fraction": 0.0, **run},
         "optim": {"learning_rate": 3e-3, "warmup_steps": 5},
@@ -117,16 +121,27 @@ def run_only_answers(folder, tmp_path, **run):
     return Trainer(TrainConfig.from_dict(settings), Dataset([data], val_fraction=0.3), tmp_path / "run", questions=QuestionDataset([folder], 0.3))
 
 
-def test_answers_are_learned_beside_a_policy_that_stays_bit_for_bit(folder, tmp_path):
-    trainer = run_only_answers(folder, tmp_path)
+@pytest.mark.parametrize("eye", [False, True])
+def test_answers_are_learned_beside_a_policy_that_stays_bit_for_bit(folder, tmp_path, eye):
+    trainer = run_only_answers(folder, tmp_path, eye)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     batch = trainer.maker.questions.training_batch(0)
-    first, _ = answer_loss(trainer.model.eval(), batch)
+    first = answer_loss(trainer.model.eval(), batch).total
     trainer.run()
-    last, _ = answer_loss(trainer.model, batch)
+    last = answer_loss(trainer.model, batch).total
     assert last < 0.7 * first
     changed = {name.split(".")[0] for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {"answers", "finder", "answer_blocks", "read_offset"}  # the last one tells questions and the vision loss, and no action
+    assert changed == {"answers", "finder", "answer_blocks", "eye" if eye else "read_offset"}  # the last one tells questions and the vision loss, and no action
+    assert trainer.metrics.keys() >= {"loss_language", "answer_accuracy", *(["loss_objects"] if eye else [])}
+
+
+def test_an_eye_needs_questions_about_the_objects_of_the_data(folder, tmp_path):
+    from vla_ros.core.errors import ConfigError
+
+    meta = folder / "meta.yaml"
+    meta.write_text(meta.read_text().replace("red bowl", "red cup"))
+    with pytest.raises(ConfigError, match="red cup"):
+        run_only_answers(folder, tmp_path, eye=True)
 
 
 def test_answers_alone_need_layers_of_their_own(folder, tmp_path):

@@ -53,7 +53,8 @@ class PolicyConfig:
     `feed_forward` "moe" makes each block's feed-forward a mixture of `experts`, of which a token visits `experts_top_k`.
     `action_head` "l1" or "flow" adds a continuous head beside the tokens, whose answer the exported graph gives.
     `touch_dim` above 0 adds a token of contact forces after the state. `answer_tokens` above 0 lets the policy answer questions in
-    that many text tokens, the end included; `answer_depth` above 0 gives questions so many layers of their own.
+    that many text tokens, the end included; `answer_depth` above 0 gives questions so many layers of their own, and `answer_eye` a closer look
+    at the first camera's picture. The first `seen_colours` of `seen_tokens` are colours.
     """
 
     vocab_size: int
@@ -90,6 +91,8 @@ class PolicyConfig:
     touch_dim: int = 0
     answer_tokens: int = 0
     answer_depth: int = 0
+    answer_eye: bool = False
+    seen_colours: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("stem", self.stem, STEMS)
@@ -136,6 +139,10 @@ class PolicyConfig:
             raise ConfigError("model.answer_depth needs model.fusion sequence: with cross-modal attention words change what vision sees")
         if self.answer_depth and not self.answer_tokens:
             raise ConfigError("model.answer_depth needs room for answers: set model.answer_tokens (10 is enough)")
+        if self.answer_eye and not (self.answer_depth and 0 < self.seen_colours < len(self.seen_tokens)):
+            raise ConfigError("model.answer_eye needs model.answer_depth, layers for questions alone (3 is enough), and data that name colours and kinds")
+        if self.answer_eye and self.frames > 1:
+            raise ConfigError("model.answer_eye looks at one picture: set model.frames to 1")
         for name in ("touch_dim", "answer_tokens", "answer_depth"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"model.{name} must not be negative, got {getattr(self, name)}")

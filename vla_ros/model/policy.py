@@ -25,6 +25,7 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.model.answers import AnswerBlocks, AnswerReader, answer_mask
 from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
+from vla_ros.model.eye import Eye, ObjectTable
 from vla_ros.model.heads import ActionHead, TouchEncoder, logits_of_actions, make_action_head
 from vla_ros.model.pointer import Finder, Pointer
 from vla_ros.model.state import CERTAIN, Anchor, StateEncoder
@@ -93,6 +94,7 @@ class Policy(nn.Module):
         self.answers = AnswerReader(config.answer_tokens, width) if config.answer_tokens else None
         self.finder = Finder(config) if config.answer_tokens else None
         self.answer_blocks = AnswerBlocks(config) if config.answer_depth else None
+        self.eye = Eye(config) if config.answer_eye else None
         self.read_phase = nn.Linear(width, config.plan_phases)
         self.read_point = nn.Linear(width, 2 * width)
         self.speak = nn.Linear(width, width)
@@ -145,12 +147,14 @@ class Policy(nn.Module):
             text_NT: token ids of the question's prompt, padded at the end.
             answer_NL: token ids of the answer so far; what stands at i and behind it changes nothing for token i.
         """
+        return self.answer_with_table(images, text_NT, answer_NL)[0]
+
+    def answer_with_table(self, images: dict[str, Tensor], text_NT: Tensor, answer_NL: Tensor) -> tuple[Tensor, ObjectTable | None]:
+        """The same, and the table of objects that it was read from, where `answer_eye` makes one."""
         if self.answers is None:
             raise ConfigError("this policy answers no questions: set model.answer_tokens and train it on questions")
-        words = text_NT.shape[1]
-        word_NTE = self.tokens(text_NT)
-        if self.answer_blocks is not None:
-            word_NTE = word_NTE + self.answer_blocks.words(text_NT)
+        words, table = text_NT.shape[1], None
+        word_NTE = self._words_of_questions(text_NT)
         label_NLE = torch.cat([word_NTE + self.text_position_TE[:words], self.answers(self.tokens(answer_NL))], dim=1)
         mask_N1LL = answer_mask(text_NT == self.config.pad_token, answer_NL.shape[1]).to(label_NLE.dtype) * MASKED
         if self.answer_blocks is None:
@@ -158,15 +162,34 @@ class Policy(nn.Module):
             label_NLE = self._think(read, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL, words, start=words)
         else:
             vision_BVE = self._see_alone(images)
-            label_NLE = self.answer_blocks(vision_BVE, self._find(vision_BVE, label_NLE, word_NTE), mask_N1LL)[:, words:]
-        return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t()
+            if self.eye is not None:
+                picture_BHWC = images[self.config.cameras[0].name]
+                cell_BVE, table = self.eye(picture_BHWC, self.norm_vision(vision_BVE[:, : self.front_tokens]))
+                vision_BVE = torch.cat([cell_BVE, self.eye.tokens_of(table)], dim=1)
+                label_NLE = self._find_in(table, label_NLE, word_NTE)
+            else:
+                label_NLE = self._find(vision_BVE, label_NLE, word_NTE)
+            label_NLE = self.answer_blocks(vision_BVE, label_NLE, mask_N1LL)[:, words:]
+        return self.answers.read(self.norm_label(label_NLE)) @ self.tokens.weight[: self.config.first_action_token].t(), table
+
+    def _words_of_questions(self, ids_X: Tensor) -> Tensor:
+        """Embeddings of token ids; questions have what they need of their own added."""
+        word_XE = self.tokens(ids_X)
+        return word_XE if self.answer_blocks is None else word_XE + self.answer_blocks.words(ids_X)
 
     def _find(self, vision_BVE: Tensor, label_NLE: Tensor, word_NTE: Tensor) -> Tensor:
         """The label stream of a question whose words have found their cells."""
         words = word_NTE.shape[1]
         front_BVE = self.norm_vision(vision_BVE[:, : self.front_tokens])
-        text_NTE = self.norm_point(label_NLE[:, :words])
-        found_NTE = self.finder(text_NTE, word_NTE, self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
+        place_BV2 = self.finder.places(self.read_offset(front_BVE).sigmoid())
+        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), word_NTE, self.speak(front_BVE), place_BV2)
+        return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
+
+    def _find_in(self, table: ObjectTable, label_NLE: Tensor, word_NTE: Tensor) -> Tensor:
+        """The same, its words found among the objects of a table."""
+        words = word_NTE.shape[1]
+        name_BRE = self.eye.names(self._words_of_questions).expand(len(table.present_BR), -1, -1)
+        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), word_NTE, name_BRE, table.place_BR2[:, :-1], table.present_BR[:, :-1])
         return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
 
     def _see_alone(self, images: dict[str, Tensor]) -> Tensor:

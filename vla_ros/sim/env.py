@@ -161,6 +161,20 @@ class TabletopEnv:
         renderer.update_scene(self._data, camera)
         return renderer.render().copy()
 
+    def visible_shares(self, camera: str) -> dict[ObjectRef, float]:
+        """Returns how much of ``camera``'s picture shows each object, as a share of its pixels; what something else hides does not count."""
+        key = f"{camera} bodies"
+        if key not in self._renderers:
+            height, width = scene_module.CAMERA_SIZE[camera]
+            self._renderers[key] = new_renderer(self._model, height // 2, width // 2)
+            self._renderers[key].enable_segmentation_rendering()
+        renderer = self._renderers[key]
+        renderer.update_scene(self._data, camera)
+        geom_HW, type_HW = np.moveaxis(renderer.render(), -1, 0)
+        bodies = self._model.geom_bodyid[geom_HW[type_HW == mujoco.mjtObj.mjOBJ_GEOM]]
+        pixels = np.bincount(bodies, minlength=self._model.nbody)
+        return {p.ref: float(pixels[self._scene.body_ids[p.ref.kind, p.slot]] / geom_HW.size) for p in self._placements}
+
     def camera_info(self, camera: str) -> dict[str, Any]:
         """Returns the pinhole intrinsics in pixels: width, height, fx, fy, cx, cy, frame_id."""
         height, width = scene_module.CAMERA_SIZE[camera]

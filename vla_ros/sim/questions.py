@@ -3,13 +3,13 @@
 
 Pure functions of the world and of where its objects appear in the front picture. They serve co-training (RT-2, arXiv 2307.15818:
 a policy that also answers keeps its words) and its measurement. A question is asked only where the picture settles it: of objects that
-are in it, and not where a few pixels would change the answer.
+can be seen in it, and not where a few pixels would change the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import itertools
 import re
 from typing import Protocol, TypeVar
@@ -31,6 +31,8 @@ YES, NO = "yes", "no"
 _EDGES_U = (1 / 3, 2 / 3)  # thirds of the picture's width
 _MARGIN_U = 0.03  # parts of the picture's width: about half a block, so that no answer hangs on a few pixels
 _BORDER = 0.03  # nearer to the picture's edge an object is cut off
+_SEEN_SHARE = 0.0006  # of the picture: about 10 of 128 x 128 pixels; a block that nothing hides has about 100
+_MARGIN_TOOL_M, _MARGIN_GRIPPER_M = 0.010, 0.003  # about two pixels, and one: the next step must be the same this far to every side
 
 _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "colour": {
@@ -96,11 +98,15 @@ class Projector(Protocol):
     def project(self, camera: str, point: np.ndarray) -> np.ndarray:
         """Where a point (base_link, m) appears, [2], 0..1 with u right and v down."""
 
+    def visible_shares(self, camera: str) -> Mapping[ObjectRef, float]:
+        """How much of the picture shows each object."""
 
-def places_in_picture(env: Projector, camera: str = "front") -> dict[ObjectRef, np.ndarray]:
-    """Where the centre of each object appears, [2] as 0..1; objects that are outside the picture or cut off are left out."""
-    places = {ref: env.project(camera, state.position) for ref, state in env.world_state().objects.items()}
-    return {ref: uv for ref, uv in places.items() if (uv > _BORDER).all() and (uv < 1.0 - _BORDER).all()}
+
+def places_in_picture(env: Projector, camera: str = "front", border: float = _BORDER) -> dict[ObjectRef, np.ndarray]:
+    """Where the centre of each object appears, [2] as 0..1; what is outside the picture, nearer than `border` to its edge, or hidden is left out."""
+    shares = env.visible_shares(camera)
+    places = {ref: env.project(camera, state.position) for ref, state in env.world_state().objects.items() if shares[ref] > _SEEN_SHARE}
+    return {ref: uv for ref, uv in places.items() if (uv > border).all() and (uv < 1.0 - border).all()}
 
 
 # ---- facts ----
@@ -189,11 +195,25 @@ def _left_facts(world: WorldState, places: Mapping[ObjectRef, np.ndarray]) -> It
 
 
 def _next_facts(world: WorldState, places: Mapping[ObjectRef, np.ndarray], split: str) -> Iterator[Fact]:
-    """The expert's next phase for every task that can be done from here."""
+    """The expert's next phase for every task that can be done from here, unless it would be another one with the gripper a little elsewhere."""
+    nearby = _nearby(world)
     for task in all_tasks(world.objects):
         involved = [ref for ref in (task.obj, task.target) if ref is not None]
         if is_held_out(task) == (split == "unseen") and all(ref in places for ref in involved) and is_feasible(task, world):
-            yield Fact(phrasing="next", blanks=(("task", phrasings(task)[0]),), answer=next_step(task, world))
+            step = next_step(task, world)
+            if all(next_step(task, other) == step for other in nearby):
+                yield Fact(phrasing="next", blanks=(("task", phrasings(task)[0]),), answer=step)
+
+
+def _nearby(world: WorldState) -> list[WorldState]:
+    """Worlds that a picture cannot well tell from this one: the tool, with what it holds, a little to every side, or opened a little otherwise."""
+    held, worlds = world.held(), []
+    for shift in _MARGIN_TOOL_M * np.vstack([np.eye(3), -np.eye(3)]):
+        objects = dict(world.objects)
+        if held is not None:
+            objects[held] = replace(objects[held], position=objects[held].position + shift)
+        worlds.append(replace(world, tool=world.tool + shift, objects=objects))
+    return worlds + [replace(world, gripper=max(0.0, world.gripper + change)) for change in (-_MARGIN_GRIPPER_M, _MARGIN_GRIPPER_M)]
 
 
 def next_step(task: Task, world: WorldState) -> str:
@@ -213,14 +233,23 @@ def all_questions(world: WorldState, places: Mapping[ObjectRef, np.ndarray], spl
 def draw_question(
     rng: np.random.Generator, world: WorldState, places: Mapping[ObjectRef, np.ndarray], split: str = "seen", kinds: Sequence[str] = QUESTION_KINDS
 ) -> Question | None:
-    """Draws a question: kinds equally likely, then forms, then answers, so that no answer is right more often without looking.
+    """Draws a question, or None where the picture settles nothing of these kinds; see `draw_questions`."""
+    return next(iter(draw_questions(rng, 1, world, places, split, kinds)), None)
+
+
+def draw_questions(
+    rng: np.random.Generator, count: int, world: WorldState, places: Mapping[ObjectRef, np.ndarray], split: str = "seen", kinds: Sequence[str] = QUESTION_KINDS
+) -> list[Question]:
+    """Draws so many questions: kinds equally likely, then forms, then answers, so that no answer is right more often without looking.
 
     Returns:
-        None where the picture settles nothing of these kinds.
+        None at all where the picture settles nothing of these kinds.
     """
     by_kind = {kind: found for kind in kinds if (found := facts(kind, world, places, split))}
-    if not by_kind:
-        return None
+    return [_draw(rng, by_kind, split) for _ in range(count)] if by_kind else []
+
+
+def _draw(rng: np.random.Generator, by_kind: Mapping[str, list[Fact]], split: str) -> Question:
     kind = _pick(rng, list(by_kind))
     form = _pick(rng, list(dict.fromkeys(fact.phrasing for fact in by_kind[kind])))
     of_form = [fact for fact in by_kind[kind] if fact.phrasing == form]

@@ -37,7 +37,7 @@ def policy_objective(
         if model.action_head is not None:
             further["continuous"] = continuous_loss(model, output, batch, processes)
         if batch.questions is not None:
-            further["language"], _ = answer_loss(model, batch.questions, processes)
+            further["language"] = answer_loss(model, batch.questions, processes).total
     if routings:
         further["balance"] = balance_loss(routings)
         parts |= utilisation(routings)

@@ -30,13 +30,14 @@ from vla_ros.train.parallel import Processes, map_tensors
 from vla_ros.train.shards import DataError, load_array
 from vla_ros.train.tokenizer import PAD_ID, encode_prompts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDICES = ("question", "answer", "kind")
+TOOL = 4  # where it appears, its height, its half opening
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionShard:
-    """Memory-mapped arrays of one shard: `front`, `question`, `answer`, `kind` and `episode`; the texts that the first two index."""
+    """Memory-mapped arrays of one shard (`vla_ros.sim.question_data`), and the texts that `question` and `answer` index."""
 
     path: Path
     arrays: dict[str, np.ndarray]
@@ -46,13 +47,18 @@ class QuestionShard:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionBatch:
-    """One step's questions. `answer_ML` holds ids padded with the end; `counts_ML` marks the answer and its first end; `kind_M` indexes the kinds."""
+    """One step's questions. `answer_ML` holds ids padded with the end; `counts_ML` marks the answer and its first end; `kind_M` indexes the kinds.
+
+    `place_BR2` and `tool_B4` are where everything is, as in the shards.
+    """
 
     images: dict[str, Tensor]
     text_MT: Tensor
     answer_ML: Tensor
     counts_ML: Tensor
     kind_M: Tensor
+    place_BR2: Tensor
+    tool_B4: Tensor
 
 
 class QuestionDataset:
@@ -65,10 +71,10 @@ class QuestionDataset:
     def __init__(self, folders: Sequence[Path], val_fraction: float) -> None:
         self.folders = [Path(folder) for folder in folders]
         metas = [_read_meta(folder) for folder in self.folders]
-        self.kinds = metas[0]
-        if any(meta != self.kinds for meta in metas):
-            raise DataError(f"question datasets have different kinds: {[list(meta) for meta in metas]}")
-        self.shards = [_open(path, len(self.kinds)) for folder in self.folders for path in sorted(folder.glob("shard_*")) if not path.suffix]
+        self.kinds, self.objects = metas[0]
+        if any(meta != metas[0] for meta in metas):
+            raise DataError(f"question datasets have different kinds of questions, or objects: {[[list(part) for part in meta] for meta in metas]}")
+        self.shards = [_open(path, len(self.kinds), len(self.objects)) for folder in self.folders for path in sorted(folder.glob("shard_*")) if not path.suffix]
         if not self.shards:
             raise DataError(f"no finished shard_* in {', '.join(map(str, self.folders))}: run `vla collect --questions` first")
         held_out = [is_held_out(shard.arrays["episode"], val_fraction) for shard in self.shards]
@@ -145,6 +151,8 @@ class QuestionMaker:
             answer_ML=torch.from_numpy(answer_ML),
             counts_ML=torch.from_numpy(used_ML),
             kind_M=torch.from_numpy(kind_M.astype(np.int64)),
+            place_BR2=torch.from_numpy(np.concatenate([shard.arrays["place"][rows] for shard, rows in drawn])),
+            tool_B4=torch.from_numpy(np.concatenate([shard.arrays["tool"][rows] for shard, rows in drawn])),
         )
 
 
@@ -168,33 +176,49 @@ def encode_answers(tokenizer: Tokenizer, answers: Sequence[str], length: int) ->
     return ids_NL
 
 
-def answer_loss(model: Policy, batch: QuestionBatch, processes: Processes | None = None) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats per answer token, and whether each question's greedy answer is right, bool [M].
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a batch of questions costs: `language`, the mean cross-entropy in nats per answer token; `objects`, what the policy's eye gets
+    wrong of where things are (0 without one); and whether each question's greedy answer is right, bool [M]."""
+
+    language: Tensor
+    objects: Tensor
+    right_M: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What training makes small."""
+        return self.language + self.objects
+
+
+def answer_loss(model: Policy, batch: QuestionBatch, processes: Processes | None = None) -> Answered:
+    """Asks all questions of a batch.
 
     Greedy decoding says the whole answer if and only if every token is the most probable one after the true ones before it.
     """
-    logits_MLV = model.answer(batch.images, batch.text_MT, batch.answer_ML)
+    logits_MLV, table = model.answer_with_table(batch.images, batch.text_MT, batch.answer_ML)
     loss_ML = F.cross_entropy(logits_MLV.transpose(1, 2), batch.answer_ML, reduction="none")
     right_ML = (logits_MLV.argmax(-1) == batch.answer_ML) | ~batch.counts_ML
-    return (loss_ML * batch.counts_ML).sum() / (processes or Processes()).mean(batch.counts_ML.sum()), right_ML.all(1)
+    language = (loss_ML * batch.counts_ML).sum() / (processes or Processes()).mean(batch.counts_ML.sum())
+    objects = language.new_zeros(()) if table is None else model.eye.loss(table, batch.place_BR2, batch.tool_B4)
+    return Answered(language=language, objects=objects, right_M=right_ML.all(1))
 
 
 @torch.inference_mode()
 def measure_answers(model: Policy, maker: QuestionMaker, pictures: int, device: str = "cpu") -> dict[str, float]:
-    """`loss_language` and `answer_accuracy`, over all held-out questions and for each kind."""
-    losses, right, kinds = [], [], []
+    """`loss_language`, `loss_objects` where the policy has an eye, and `answer_accuracy`, over all held-out questions and for each kind."""
+    answered, kinds = [], []
     for batch in maker.validation_batches(pictures):
-        loss, right_M = answer_loss(model, map_tensors(batch, lambda tensor: tensor.to(device)))
-        losses.append(float(loss))
-        right.append(right_M.cpu())
+        answered.append(map_tensors(answer_loss(model, map_tensors(batch, lambda tensor: tensor.to(device))), Tensor.cpu))
         kinds.append(batch.kind_M)
-    right_M, kind_M = torch.cat(right).float(), torch.cat(kinds)
+    right_M, kind_M = torch.cat([part.right_M for part in answered]).float(), torch.cat(kinds)
+    losses = {f"loss_{name}": float(np.mean([float(getattr(part, name)) for part in answered])) for name in ("language", *(("objects",) if model.eye else ()))}
     by_kind = {f"answer_accuracy_{name}": float(right_M[kind_M == i].mean()) for i, name in enumerate(maker.dataset.kinds) if (kind_M == i).any()}
-    return {"loss_language": float(np.mean(losses)), "answer_accuracy": float(right_M.mean()), **by_kind}
+    return {**losses, "answer_accuracy": float(right_M.mean()), **by_kind}
 
 
-def _read_meta(folder: Path) -> tuple[str, ...]:
-    """The kinds of questions."""
+def _read_meta(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The kinds of questions, and the objects that a scene may have."""
     path = folder / "meta.yaml"
     try:
         fields = Fields(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), DataError)
@@ -205,11 +229,11 @@ def _read_meta(folder: Path) -> tuple[str, ...]:
     version = fields.integer("format_version", 1)
     if version != FORMAT_VERSION:
         raise fields.refuse(f"format_version is {version}, this release reads {FORMAT_VERSION}: collect again")
-    return tuple(str(kind) for kind in fields.raw("kinds"))
+    return tuple(map(str, fields.raw("kinds"))), tuple(map(str, fields.raw("objects")))
 
 
-def _open(path: Path, kinds: int) -> QuestionShard:
-    arrays = {name: load_array(path / f"{name}.npy") for name in (CAMERAS[0].name, *INDICES, "episode")}
+def _open(path: Path, kinds: int, objects: int) -> QuestionShard:
+    arrays = {name: load_array(path / f"{name}.npy") for name in (CAMERAS[0].name, *INDICES, "place", "tool", "episode")}
     try:
         texts = json.loads((path / "texts.json").read_text(encoding="utf-8"))
         questions, answers = list(texts["questions"]), list(texts["answers"])
@@ -219,7 +243,10 @@ def _open(path: Path, kinds: int) -> QuestionShard:
     if not rows:
         raise DataError(f"{path / 'episode.npy'} is empty: delete the shard or collect it again")
     asked = arrays["question"].shape[-1]
-    expected = {CAMERAS[0].name: (np.uint8, (rows, *CAMERAS[0].shape)), "episode": (np.int32, (rows,)), **{name: (np.int32, (rows, asked)) for name in INDICES}}
+    expected = {
+        CAMERAS[0].name: (np.uint8, (rows, *CAMERAS[0].shape)), "episode": (np.int32, (rows,)), **{name: (np.int32, (rows, asked)) for name in INDICES},
+        "place": (np.float32, (rows, objects, 2)), "tool": (np.float32, (rows, TOOL)),
+    }  # fmt: skip
     for name, (dtype, shape) in expected.items():
         if arrays[name].dtype != dtype or arrays[name].shape != shape:
             raise DataError(f"{path / (name + '.npy')}: expected {np.dtype(dtype)} {list(shape)}, got {arrays[name].dtype} {list(arrays[name].shape)}")
@@ -228,11 +255,13 @@ def _open(path: Path, kinds: int) -> QuestionShard:
         if bad.any():
             row = np.argwhere(bad)[0]
             raise DataError(f"{path / (name + '.npy')}: row {row[0]}: expected an index below {limit}, got {arrays[name][tuple(row)]}")
+    for row in np.flatnonzero(~np.isfinite(arrays["tool"]).all(1))[:1]:
+        raise DataError(f"{path / 'tool.npy'}: row {row}: expected finite numbers, got {arrays['tool'][row].tolist()}")
     return QuestionShard(path=path, arrays=arrays, questions=questions, answers=answers)
 
 
 def keep_all_but_answers(model: Policy) -> None:
     """Only what no acting depends on goes on learning: what questions have of their own, and where in its cell an object's centre lies."""
-    own = {id(parameter) for part in (model.answers, model.finder, model.answer_blocks, model.read_offset) for parameter in part.parameters()}
+    own = {id(parameter) for part in (model.answers, model.finder, model.answer_blocks, model.eye, model.read_offset) if part for parameter in part.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)

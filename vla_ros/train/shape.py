@@ -35,6 +35,7 @@ def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer, e
         "action": action.to_dict(),
         "plan_phases": len(meta.phases),
         "seen_tokens": word_ids(tokenizer, [*meta.colours, *meta.kinds]),
+        **({"seen_colours": len(meta.colours)} if config.model.get("answer_eye") else {}),
         **_of_body(meta.body),
     }
     clash = sorted(set(fixed) & set(config.model))

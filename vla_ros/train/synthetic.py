@@ -84,13 +84,15 @@ def write_questions(folder: Path, *, pictures: int = 32, seed: int = 0) -> Path:
     """Writes a question dataset of one shard: one coloured square per picture, whose colour and side are asked for; returns the folder."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    meta = {"format_version": 1, "content": "questions", "K": 2, "kinds": ["colour", "where"], "first_seed": seed}
+    meta = {"format_version": 2, "content": "questions", "K": 2, "kinds": ["colour", "where"], "objects": [f"{c} {k}" for c in COLOURS for k in KINDS], "first_seed": seed}
     (folder / "meta.yaml").write_text(yaml.safe_dump(meta), encoding="utf-8")
     texts = {"questions": ["what colour is it?", "where is it?"], "answers": [*COLOURS, "on the left", "on the right"]}
     (folder / "texts.txt").write_text("\n".join(text for part in texts.values() for text in part) + "\n", encoding="utf-8")
     colour_N, right_N = rng.integers(0, len(COLOURS), pictures), rng.integers(0, 2, pictures)
     uv_NM2 = np.full((pictures, len(COLOURS), 2), -1.0)  # outside the picture
     uv_NM2[np.arange(pictures), colour_N] = np.stack([0.25 + 0.5 * right_N, rng.uniform(0.2, 0.8, pictures)], axis=1)
+    place_NR2 = np.full((pictures, len(COLOURS) * len(KINDS), 2), np.nan, dtype=np.float32)
+    place_NR2[np.arange(pictures), colour_N * len(KINDS)] = uv_NM2[np.arange(pictures), colour_N]
     shard = folder / "shard_0000"
     shard.mkdir()
     question_N2 = np.tile([0, 1], (pictures, 1))
@@ -99,6 +101,8 @@ def write_questions(folder: Path, *, pictures: int = 32, seed: int = 0) -> Path:
         "question": question_N2.astype(np.int32),
         "answer": np.stack([colour_N, len(COLOURS) + right_N], axis=1).astype(np.int32),
         "kind": question_N2.astype(np.int32),
+        "place": place_NR2,
+        "tool": np.tile(np.float32([0.5, 0.5, 0.1, 0.02]), (pictures, 1)),
         "episode": np.arange(pictures, dtype=np.int32),
     }
     for name, array in arrays.items():

@@ -217,8 +217,9 @@ class Trainer:
         part = self.on_device(self.processes.part_of(batch))
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
             if self.only_answers:
-                total, _ = answer_loss(self.model, part.questions, self.processes)
-                parts = {"total": total.detach(), "language": total.detach()}
+                answered = answer_loss(self.model, part.questions, self.processes)
+                total = answered.total
+                parts = {"total": total.detach(), "language": answered.language.detach(), "objects": answered.objects.detach()}
             elif self.progress < self.config.run.vision_fraction:
                 total = self.loss.vision(self.model.see(part.images), part)
                 parts = {"total": total.detach(), "vision": total.detach()}
@@ -261,6 +262,9 @@ class Trainer:
             raise ConfigError("questions need room for their answers: set model.answer_tokens (10 is enough)")
         if questions is None:
             return None
+        known = tuple(f"{colour} {kind}" for colour in self.dataset.meta.colours for kind in self.dataset.meta.kinds)
+        if shape.answer_eye and questions.objects != known:
+            raise ConfigError(f"the questions are about other objects ({', '.join(questions.objects)}) than the data ({', '.join(known)}): collect both with one release")
         return QuestionMaker(questions, self.tokenizer, self.config.data, self.config.run.seed, shape.answer_tokens, shape.frames)
 
     def _agree(self, elapsed_s: float) -> None:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A closer look for questions: finer cells of the first camera's picture, and a table of the objects that they show.
+
+A policy that acts needs to see one object well; how many there are takes all of them, also two whose centres share one of its cells. Axes:
+B pictures, H and W pixels, C channels, V cells, E width, R objects that a scene may have, L label tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla_ros.model.config import STRIDE, PolicyConfig, grid_of
+from vla_ros.model.state import Waves
+from vla_ros.model.transformer import Block
+
+CELL = 8  # pixels
+_BLOCKS = 2
+_NOWHERE = -6.0  # logit of a cell at first, against 0 for "not in the picture": about one in two together
+_HEIGHT_M, _OPENING_M = 0.1, 0.02  # what the tool's height and opening are divided by
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectTable:
+    """What a picture shows, object by object; the last row is the tool.
+
+    logit_BRV: of the cell in which each object's centre lies; 0 stands for "not in the picture". present_BR: 0..1. place_BR2: the centre,
+    0..1 to the right and down. feature_BRE: what its cells say. tool_B2: the tool's height in 0.1 m and half opening in 0.02 m.
+    """
+
+    logit_BRV: Tensor
+    present_BR: Tensor
+    place_BR2: Tensor
+    feature_BRE: Tensor
+    tool_B2: Tensor
+
+
+class Eye(nn.Module):
+    """Cells of 8 pixels, each of which also knows what the policy's own cell around it says."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        width, half = config.width, config.width // 2
+        self.embed = nn.Conv2d(3, half, 4, stride=4)
+        self.around = nn.Conv2d(half, half, 3, padding=1)
+        self.shrink = nn.Conv2d(half, width, 3, stride=2, padding=1)
+        self.policy = nn.Linear(width, width)
+        self.rows, self.columns = (STRIDE // CELL * cells for cells in grid_of(config.cameras[0]))
+        self.position_VE = nn.Parameter(torch.randn(self.rows * self.columns, width) * 0.02)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(_BLOCKS))
+        self.norm_out = nn.LayerNorm(width)
+        colours, kinds = config.seen_tokens[: config.seen_colours], config.seen_tokens[config.seen_colours :]
+        self.register_buffer("colours", torch.tensor(colours), persistent=False)
+        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
+        objects = len(colours) * len(kinds)
+        self.which = nn.Linear(width, objects + 1)
+        nn.init.constant_(self.which.bias, _NOWHERE)
+        self.tool = nn.Linear(width, 2)
+        self.loudness = nn.Parameter(torch.tensor(4.0))
+        self.waves = Waves(config.wave_count)
+        self.tell = nn.Linear(width + 5 * (1 + 2 * config.wave_count), width)
+        self.name_RE = nn.Parameter(torch.randn(objects + 1, width) * 0.02)
+        row_V, column_V = torch.cartesian_prod(torch.arange(self.rows), torch.arange(self.columns)).unbind(1)
+        centre_V2 = torch.stack([(column_V + 0.5) / self.columns, (row_V + 0.5) / self.rows], dim=1)
+        self.register_buffer("centre_V2", centre_V2.float(), persistent=False)
+
+    def forward(self, picture_BHWC: Tensor, policy_BVE: Tensor) -> tuple[Tensor, ObjectTable]:
+        """The cells [B, V, E] and what they show.
+
+        Args:
+            picture_BHWC: uint8.
+            policy_BVE: the policy's cells of the same picture, of `STRIDE` pixels.
+        """
+        image_BCHW = picture_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        fine_BChw = F.gelu(self.embed(image_BCHW))
+        fine_BChw = fine_BChw + F.gelu(self.around(fine_BChw))
+        fine_BVE = self.shrink(fine_BChw).flatten(2).transpose(1, 2)
+        cell_BVE = self.norm_in(fine_BVE + self._spread(self.policy(policy_BVE)) + self.position_VE)
+        for block in self.blocks:
+            cell_BVE, _, _ = block.vision(cell_BVE, update=True)
+        cell_BVE = self.norm_out(cell_BVE)
+        return cell_BVE, self._table(cell_BVE)
+
+    def tokens_of(self, table: ObjectTable) -> Tensor:
+        """The table's rows as tokens that answers can read, [B, R, E]."""
+        tool_BR2 = F.pad(table.tool_B2[:, None], (0, 0, table.present_BR.shape[1] - 1, 0))
+        numbers_BR5 = torch.cat([4.0 * (table.place_BR2 - 0.5), 4.0 * table.present_BR[..., None] - 2.0, tool_BR2], dim=-1)
+        waves_BRX = self.waves(numbers_BR5.flatten(0, 1)).unflatten(0, numbers_BR5.shape[:2])
+        return self.tell(torch.cat([table.feature_BRE, waves_BRX], dim=-1)) + self.name_RE
+
+    def names(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """The words of each object, its colour and its kind, [R, E] without the tool; `embed` makes embeddings of token ids."""
+        colour_CE, kind_KE = embed(self.colours), embed(self.kinds)
+        return self.loudness * (colour_CE[:, None] + kind_KE).flatten(0, 1)
+
+    def _spread(self, policy_BVE: Tensor) -> Tensor:
+        """The policy's cells, each over the finer ones inside it."""
+        times = STRIDE // CELL
+        coarse_BhwE = policy_BVE.unflatten(1, (self.rows // times, self.columns // times))
+        fine_BhtwtE = coarse_BhwE[:, :, None, :, None].expand(-1, -1, times, -1, times, -1)
+        return fine_BhtwtE.flatten(1, 4)
+
+    def _table(self, cell_BVE: Tensor) -> ObjectTable:
+        logit_BRV = self.which(cell_BVE).transpose(1, 2).float()
+        share_BRX = F.pad(logit_BRV, (0, 1)).softmax(-1)
+        share_BRV = share_BRX[..., :-1]
+        present_BR = 1.0 - share_BRX[..., -1]
+        where_BRV = share_BRV / (present_BR[..., None] + 1e-6)
+        feature_BRE = where_BRV @ cell_BVE
+        return ObjectTable(
+            logit_BRV=logit_BRV, present_BR=present_BR, place_BR2=(where_BRV[..., None] * self.centre_V2).sum(2), feature_BRE=feature_BRE, tool_B2=self.tool(feature_BRE[:, -1])
+        )  # fmt: skip
+
+    def loss(self, table: ObjectTable, place_BR2: Tensor, tool_B4: Tensor) -> Tensor:
+        """Mean cross-entropy of each object's cell in nats, summed over the objects, and the tool's squared error.
+
+        Args:
+            table: what `forward` saw.
+            place_BR2: true centres of the objects, 0..1, NaN where not in the picture.
+            tool_B4: where the tool appears, 0..1; its height and half opening, m.
+        """
+        place_BR2 = torch.cat([place_BR2, tool_B4[:, None, :2]], dim=1)
+        target_BRX = self.target_of(place_BR2)
+        cells = -(target_BRX * F.pad(table.logit_BRV, (0, 1)).log_softmax(-1)).sum(-1).sum(1).mean()
+        wanted_B2 = tool_B4[:, 2:] / tool_B4.new_tensor([_HEIGHT_M, _OPENING_M])
+        return cells + F.mse_loss(table.tool_B2.float(), wanted_B2)
+
+    def target_of(self, place_BR2: Tensor) -> Tensor:
+        """Shares of the cells, [B, R, V + 1], whose mean place is the true one: four neighbours share a centre; the last one is "nowhere"."""
+        seen_BR = ((place_BR2 >= 0.0) & (place_BR2 <= 1.0)).all(-1)
+        at_BR2 = torch.where(seen_BR[..., None], place_BR2, 0.5)
+        across_BRc = (1.0 - (at_BR2[..., :1] * self.columns - 0.5 - torch.arange(self.columns, device=at_BR2.device)).abs()).clamp_min(0.0)
+        down_BRr = (1.0 - (at_BR2[..., 1:] * self.rows - 0.5 - torch.arange(self.rows, device=at_BR2.device)).abs()).clamp_min(0.0)
+        cell_BRV = (down_BRr[..., :, None] * across_BRc[..., None, :]).flatten(2)
+        cell_BRV = cell_BRV / cell_BRV.sum(-1, keepdim=True) * seen_BR[..., None]
+        return torch.cat([cell_BRV, 1.0 - seen_BR[..., None].float()], dim=-1)
