@@ -147,6 +147,9 @@ RUN: dict[str, tuple[tuple[str, ...], tuple[Run, ...]]] = {
 
 #: The test that runs a command, as ``path::name``.
 ELSEWHERE = {
+    "vla train --config config/train/tabletop_answers.yaml --data data/snapshots --questions data/questions --transfer runs/tabletop.pt --out runs/answers": (
+        "train/test_questions.py::test_answers_are_learned_beside_a_policy_that_stays_bit_for_bit"
+    ),
     "make demo INSTRUCTION=put the red cube in the blue bowl": "test_demo.py::test_a_policy_that_does_nothing_fails_honestly_and_leaves_everything_behind",
     "vla demo": "test_demo.py::test_a_policy_that_does_nothing_fails_honestly_and_leaves_everything_behind",
     "vla demo --env metaworld:drawer-open-v3": "test_demo.py::test_a_task_of_meta_world_is_done_over_ros",

@@ -58,7 +58,7 @@ def test_schedule_warms_up_then_decays_to_its_floor():
     assert all(a >= b for a, b in zip(rates, rates[1:])) and not any(math.isnan(r) for r in rates)
 
 
-@pytest.mark.parametrize("name", ["tabletop", "tabletop_questions"])
+@pytest.mark.parametrize("name", ["tabletop", "tabletop_questions", "tabletop_answers"])
 def test_shipped_settings_can_be_read(name):
     config = load_config(share_dir() / "config" / "train" / f"{name}.yaml")
-    assert bool(config.model.get("answer_tokens")) == (name == "tabletop_questions")
+    assert bool(config.model.get("answer_tokens")) == (name != "tabletop")

@@ -117,7 +117,7 @@ class Eye(nn.Module):
         )  # fmt: skip
 
     def loss(self, table: ObjectTable, place_BR2: Tensor, tool_B4: Tensor) -> Tensor:
-        """Mean cross-entropy of each object's cell in nats, summed over the objects, and the tool's squared error.
+        """How far the cells said are from the true ones, in nats (Kullback-Leibler), summed over the objects, and the tool's squared error.
 
         Args:
             table: what `forward` saw.
@@ -126,7 +126,8 @@ class Eye(nn.Module):
         """
         place_BR2 = torch.cat([place_BR2, tool_B4[:, None, :2]], dim=1)
         target_BRX = self.target_of(place_BR2)
-        cells = -(target_BRX * F.pad(table.logit_BRV, (0, 1)).log_softmax(-1)).sum(-1).sum(1).mean()
+        said_BRX = F.pad(table.logit_BRV, (0, 1)).log_softmax(-1)
+        cells = F.kl_div(said_BRX, target_BRX, reduction="batchmean")
         wanted_B2 = tool_B4[:, 2:] / tool_B4.new_tensor([_HEIGHT_M, _OPENING_M])
         return cells + F.mse_loss(table.tool_B2.float(), wanted_B2)
 
