@@ -24,10 +24,13 @@ def buffer_with(chunk, now_ns, position=ZERO, velocity=ZERO):
     return buffer
 
 
-def test_the_reference_meets_every_waypoint_at_its_time():
+@pytest.mark.parametrize("left_ms", [200, 150, 100, 60, 20])
+def test_the_reference_meets_every_waypoint_at_its_time_but_the_one_that_is_a_step_away_or_less(left_ms):
+    """However much of the step is left when the chunk arrives: 100 ms once made another motion than 80."""
     chunk = make_chunk(0, 0)
-    buffer = buffer_with(chunk, 0)
-    for step in range(5):
+    buffer = buffer_with(chunk, chunk.due_ns(0) - left_ms * MS)
+    assert len(buffer.reference.knots_ns) == 5
+    for step in range(1, 5):
         position, _ = buffer.sample(chunk.due_ns(step))
         np.testing.assert_allclose(position, chunk.joint_positions_HJ[step], atol=1e-12)
 
@@ -63,17 +66,17 @@ def test_committed_steps_keep_the_motion_itself_however_they_were_rounded():
     buffer = buffer_with(make_chunk(0, 0, goal), 0)
     for now_ns in range(20 * MS, 2000 * MS, 20 * MS):
         position, velocity = buffer.sample(now_ns)
-        ahead = buffer.reference.sample(now_ns + DT_NS)[0]
-        rounded = np.vstack([ahead + 0.002, goal[1:]])
-        assert buffer.put(replace(make_chunk(now_ns, 0, rounded), committed=1), now_ns, position, velocity) is PutResult.TAKEN
-        np.testing.assert_allclose(buffer.reference.sample(now_ns + DT_NS)[0], ahead, atol=1e-9)
+        ahead = [buffer.reference.sample(now_ns + step * DT_NS)[0] for step in (1, 2)]
+        rounded = np.vstack([np.array(ahead) + 0.002, goal[2:]])
+        assert buffer.put(replace(make_chunk(now_ns, 0, rounded), committed=2), now_ns, position, velocity) is PutResult.TAKEN
+        np.testing.assert_allclose(buffer.reference.sample(now_ns + 2 * DT_NS)[0], ahead[1], atol=1e-9)
     np.testing.assert_allclose(buffer.sample(2000 * MS)[0], 0.1, atol=1e-3)
 
 
 def test_elapsed_steps_are_dropped():
     chunk = make_chunk(0, 0)
     buffer = buffer_with(chunk, 3 * DT_NS, np.full(J, 9.0))
-    np.testing.assert_allclose(buffer.sample(chunk.due_ns(3))[0], chunk.joint_positions_HJ[3])
+    np.testing.assert_allclose(buffer.sample(chunk.due_ns(4))[0], chunk.joint_positions_HJ[4])
     assert buffer.step_index(3 * DT_NS) == 3
     assert ChunkBuffer().put(chunk, 5 * DT_NS, ZERO, ZERO) is PutResult.TOO_LATE
 

@@ -9,8 +9,7 @@ import torch
 
 from vla_ros.core.errors import ConfigError
 from vla_ros.model import PolicyConfig
-from vla_ros.model.eye import CELL, Eye
-from vla_ros.model.pointer import Finder
+from vla_ros.model.eye import CELL, Eye, ObjectTable, TableFinder
 
 SHAPE = {"vocab_size": 600, "first_action_token": 300, "seen_tokens": (10, 11, 12, 20, 21), "seen_colours": 3, "width": 32, "heads": 4, "answer_tokens": 6}
 RGB = np.array([(220, 30, 30), (30, 200, 30), (40, 40, 230)])
@@ -83,31 +82,66 @@ def test_it_learns_which_objects_there_are_and_where(eye):
 def test_everything_in_it_learns(eye):
     picture, place, tool = scenes(2)
     _, table = eye(picture, torch.randn(2, 64, 32))
+    (eye.loss(table, place, tool) + eye.tokens_of(table).square().mean()).backward()
+    assert not [name for name, parameter in eye.named_parameters() if parameter.grad is None]
+
+
+def table_of(present: list[float], x: list[float]) -> ObjectTable:
+    """A table of six objects and the tool, all in the middle of the picture's height."""
+    place_R2 = torch.tensor([[value, 0.5] for value in (*x, 0.5)])
+    present_R = torch.tensor([*present, 1.0])
+    empty = torch.zeros(1, OBJECTS + 1, 32)
+    return ObjectTable(logit_BRV=empty, present_BR=present_R[None], place_BR2=place_R2[None], feature_BRE=empty, tool_B2=torch.zeros(1, 2))
+
+
+@pytest.fixture
+def finder() -> TableFinder:
+    """Accepts everything, whatever the word; what it tells is the middle part of its last layer's input."""
+    torch.manual_seed(0)
+    made = TableFinder(PolicyConfig(**SHAPE, answer_depth=1, answer_eye=True))
+    torch.nn.init.zeros_(made.accept[2].weight)
+    torch.nn.init.constant_(made.accept[2].bias, 30.0)
+    return made
+
+
+def told(finder: TableFinder, table: ObjectTable, name_RE: torch.Tensor) -> dict[str, torch.Tensor]:
+    heard = []
+    finder.tell.register_forward_hook(lambda module, inputs, output: heard.append(inputs[0][0, 0]))
+    finder(torch.randn(1, 2, 32), name_RE, table)
+    mean_E, left_E, right_E, numbers_X = heard[-1].split([32, 32, 32, 3 * 9])
+    return {"mean": mean_E, "left": left_E, "right": right_E, "place": numbers_X[:2] / 4 + 0.5, "count": numbers_X[2] + 2}
+
+
+def test_a_word_is_told_how_many_there_are_where_and_which_is_outermost(finder):
+    name_RE = torch.randn(OBJECTS, 32)
+    heard = told(finder, table_of([1, 0, 1, 1, 0, 0], [0.2, 0.1, 0.5, 0.8, 0.9, 0.9]), name_RE)
+    torch.testing.assert_close(heard["count"], torch.tensor(3.0))
+    torch.testing.assert_close(heard["place"], torch.tensor([0.5, 0.5]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(heard["mean"], name_RE[[0, 2, 3]].mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(heard["left"], name_RE[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(heard["right"], name_RE[3], atol=1e-3, rtol=0)
+    far = told(finder, table_of([1e-3, 0, 1, 1, 0, 1e-3], [0.0, 0.1, 0.95, 0.9, 0.9, 1.0]), name_RE)  # what is not there does not lie farther out
+    torch.testing.assert_close(far["left"], name_RE[3], atol=0.05, rtol=0)
+    torch.testing.assert_close(far["right"], name_RE[2], atol=0.05, rtol=0)
+    nothing = told(finder, table_of([0] * 6, [0.5] * 6), name_RE)
+    assert nothing["count"].abs() < 1e-6 and nothing["mean"].abs().max() < 1e-6
+
+
+def test_a_word_means_what_its_colours_and_its_kinds_both_accept(finder):
+    """The second colour's first kind is the third object: colour by colour, all kinds of each."""
+    torch.nn.init.constant_(finder.accept[2].bias, -30.0)
+    with torch.no_grad():
+        finder.accept[2].bias[[1, 3]] = 30.0
+    name_RE = finder.names(torch.nn.Embedding(300, 32)).detach()
+    heard = told(finder, table_of([1] * 6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), name_RE)
+    torch.testing.assert_close(heard["count"], torch.tensor(1.0))
+    torch.testing.assert_close(heard["place"][0], torch.tensor(0.3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(heard["mean"], name_RE[2], atol=1e-3, rtol=0)
+
+
+def test_names_are_colour_by_colour(finder):
     embedding = torch.nn.Embedding(300, 32)
-    (eye.loss(table, place, tool) + eye.tokens_of(table).square().mean() + eye.names(embedding).square().mean()).backward()
-    assert not [name for name, parameter in eye.named_parameters() if parameter.grad is None and not name.startswith("blocks.")]
-
-
-def test_names_are_colour_by_colour(eye):
-    embedding = torch.nn.Embedding(300, 32)
-    name_RE = eye.names(embedding)
-    torch.testing.assert_close(name_RE[3], eye.loudness * (embedding(torch.tensor(11)) + embedding(torch.tensor(21))))
-
-
-def test_words_count_what_is_there_only():
-    """With everything meant alike, the count that a word is told is the number of objects that are present."""
-    finder = Finder(PolicyConfig(**SHAPE))
-    told = []
-    finder.waves.register_forward_hook(lambda module, inputs, output: told.append(inputs[0]))
-    torch.nn.init.zeros_(finder.enough.weight)
-    torch.nn.init.constant_(finder.enough.bias, -100.0)
-    said_BXE, place_BX2 = torch.randn(1, 4, 32), torch.rand(1, 4, 2)
-    present_BX = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
-    finder(torch.zeros(1, 2, 32), torch.randn(1, 2, 32), said_BXE, place_BX2, present_BX)
-    torch.testing.assert_close(told[0][:, 2], torch.tensor([1.0, 1.0]))  # three, told as the difference from two
-    gone_BX = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
-    finder(torch.zeros(1, 2, 32), torch.randn(1, 2, 32), 0 * said_BXE, place_BX2, gone_BX)
-    torch.testing.assert_close(told[1][0, :2], 4.0 * (place_BX2[0, 1] - 0.5), atol=1e-2, rtol=0)  # what is there is found
+    torch.testing.assert_close(finder.names(embedding)[3], embedding(torch.tensor(11)) + embedding(torch.tensor(21)))
 
 
 def test_what_it_needs_is_said():

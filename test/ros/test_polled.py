@@ -54,6 +54,13 @@ def test_it_cannot_have_come_before_the_last_look():
     assert PolledSubscription._waited_ns({"received_timestamp": time.time_ns() + 10**12}, 40) == 0
 
 
+def front_camera(**limits_ns):
+    """What `RosCameras` reads of its settings, for one raw camera on /front."""
+    return SimpleNamespace(
+        use_sim_time=False, clock_offset_ns=None, transport="raw", cameras=[SimpleNamespace(name="front", topic="/front")], max_pixels=10**6, **limits_ns
+    )
+
+
 @pytest.mark.parametrize("waits_s, is_used", [(0.0, True), (0.6, False)])
 def test_an_unstamped_picture_from_before_an_idle_time_is_not_fresh(node, wait_until, waits_s, is_used):
     from sensor_msgs.msg import Image
@@ -61,17 +68,7 @@ def test_an_unstamped_picture_from_before_an_idle_time_is_not_fresh(node, wait_u
     from vla_ros.ros import qos
     from vla_ros.ros.cameras import RosCameras
 
-    config = SimpleNamespace(
-        use_sim_time=False,
-        clock_offset_ns=None,
-        transport="raw",
-        cameras=[SimpleNamespace(name="front", topic="/front")],
-        max_pixels=10**6,
-        max_image_age_ns=500_000_000,
-        max_future_ns=10_000_000,
-        frozen_timeout_ns=10**10,
-    )
-    cameras = RosCameras(node, config, tabletop.CAMERAS[:1])
+    cameras = RosCameras(node, front_camera(max_image_age_ns=500_000_000, max_future_ns=10_000_000, frozen_timeout_ns=10**10), tabletop.CAMERAS[:1])
     picture = Image(height=128, width=128, encoding="rgb8", step=384, data=np.full(128 * 384, 90, np.uint8).tobytes())
     publisher = publish(node, "/front", picture, qos.SENSOR_SOURCE)
     if waits_s:
@@ -94,17 +91,7 @@ def test_a_camera_that_loses_pictures_is_noticed_and_said(node, wait_until, capf
     from vla_ros.ros import qos
     from vla_ros.ros.cameras import RosCameras
 
-    config = SimpleNamespace(
-        use_sim_time=False,
-        clock_offset_ns=None,
-        transport="raw",
-        cameras=[SimpleNamespace(name="front", topic="/front")],
-        max_pixels=10**6,
-        max_image_age_ns=10**12,
-        max_future_ns=10**12,
-        frozen_timeout_ns=10**12,
-    )
-    cameras = RosCameras(node, config, tabletop.CAMERAS[:1])
+    cameras = RosCameras(node, front_camera(max_image_age_ns=10**12, max_future_ns=10**12, frozen_timeout_ns=10**12), tabletop.CAMERAS[:1])
     picture = Image(height=32, width=32, encoding="rgb8", step=96, data=bytes(96 * 32))
     publisher = publish(node, "/front", picture, qos.SENSOR_SOURCE)
 

@@ -134,11 +134,11 @@ def test_what_comes_next_is_the_expert_s_next_phase(state, task, answer):
     assert next_step(task, state) == answer
 
 
-def test_the_next_step_is_asked_only_where_a_centimetre_changes_nothing():
+def test_the_next_step_is_asked_only_where_a_pixel_changes_nothing():
     """The cone from which the expert goes down ends 18 mm beside a block at this height: on its edge nobody can tell from a picture."""
-    ask = {d: answers("next", world(tool=(0.30, -0.15 + d, 0.08))).get("what comes next to pick up the red cube?") for d in (0.0, 0.005, 0.018, 0.022, 0.035, 0.06)}
-    assert ask[0.0] == ask[0.005] == "go down to the red cube" and ask[0.06] == ask[0.035] == "go to the red cube"
-    assert ask[0.018] is None and ask[0.022] is None
+    ask = {d: answers("next", world(tool=(0.30, -0.15 + d, 0.08))).get("what comes next to pick up the red cube?") for d in (0.0, 0.008, 0.02, 0.024, 0.035, 0.06)}
+    assert ask[0.0] == ask[0.008] == "go down to the red cube" and ask[0.06] == ask[0.035] == "go to the red cube"
+    assert ask[0.02] is None and ask[0.024] is None
 
 
 def test_next_steps_are_asked_only_of_tasks_of_the_split():

@@ -31,7 +31,7 @@ class AnswerReader(nn.Module):
 class AnswerBlocks(nn.Module):
     """Layers for questions alone, beside a policy that stays as it is (`run.only: answers`).
 
-    They read what the policy's own layers make of the picture. Questions have words that instructions do not have, and other uses of those
+    They read what the policy's own layers make of the picture, or what an `Eye` makes of that. Questions have words that instructions do not have, and other uses of those
     that they have: `words` is added to the vocabulary's embeddings.
     """
 

@@ -22,6 +22,7 @@ CELL = 8  # pixels
 _BLOCKS = 2
 _NOWHERE = -6.0  # logit of a cell at first, against 0 for "not in the picture": about one in two together
 _HEIGHT_M, _OPENING_M = 0.1, 0.02  # what the tool's height and opening are divided by
+_OUTER = 100.0  # per width of the picture: of two that are 3 % apart, the farther one is taken for it with 95 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,10 @@ class Eye(nn.Module):
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(_BLOCKS))
         self.norm_out = nn.LayerNorm(width)
-        colours, kinds = config.seen_tokens[: config.seen_colours], config.seen_tokens[config.seen_colours :]
-        self.register_buffer("colours", torch.tensor(colours), persistent=False)
-        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
-        objects = len(colours) * len(kinds)
+        objects = config.seen_colours * (len(config.seen_tokens) - config.seen_colours)
         self.which = nn.Linear(width, objects + 1)
         nn.init.constant_(self.which.bias, _NOWHERE)
         self.tool = nn.Linear(width, 2)
-        self.loudness = nn.Parameter(torch.tensor(4.0))
         self.waves = Waves(config.wave_count)
         self.tell = nn.Linear(width + 5 * (1 + 2 * config.wave_count), width)
         self.name_RE = nn.Parameter(torch.randn(objects + 1, width) * 0.02)
@@ -92,11 +89,6 @@ class Eye(nn.Module):
         numbers_BR5 = torch.cat([4.0 * (table.place_BR2 - 0.5), 4.0 * table.present_BR[..., None] - 2.0, tool_BR2], dim=-1)
         waves_BRX = self.waves(numbers_BR5.flatten(0, 1)).unflatten(0, numbers_BR5.shape[:2])
         return self.tell(torch.cat([table.feature_BRE, waves_BRX], dim=-1)) + self.name_RE
-
-    def names(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """The words of each object, its colour and its kind, [R, E] without the tool; `embed` makes embeddings of token ids."""
-        colour_CE, kind_KE = embed(self.colours), embed(self.kinds)
-        return self.loudness * (colour_CE[:, None] + kind_KE).flatten(0, 1)
 
     def _spread(self, policy_BVE: Tensor) -> Tensor:
         """The policy's cells, each over the finer ones inside it."""
@@ -132,7 +124,11 @@ class Eye(nn.Module):
         return cells + F.mse_loss(table.tool_B2.float(), wanted_B2)
 
     def target_of(self, place_BR2: Tensor) -> Tensor:
-        """Shares of the cells, [B, R, V + 1], whose mean place is the true one: four neighbours share a centre; the last one is "nowhere"."""
+        """Shares of the cells, [B, R, V + 1]; the last one is "nowhere".
+
+        Four neighbours share a centre so that their mean place is the true one; within half a cell of the picture's edge there are fewer, and it
+        is their middle.
+        """
         seen_BR = ((place_BR2 >= 0.0) & (place_BR2 <= 1.0)).all(-1)
         at_BR2 = torch.where(seen_BR[..., None], place_BR2, 0.5)
         across_BRc = (1.0 - (at_BR2[..., :1] * self.columns - 0.5 - torch.arange(self.columns, device=at_BR2.device)).abs()).clamp_min(0.0)
@@ -140,3 +136,60 @@ class Eye(nn.Module):
         cell_BRV = (down_BRr[..., :, None] * across_BRc[..., None, :]).flatten(2)
         cell_BRV = cell_BRV / cell_BRV.sum(-1, keepdim=True) * seen_BR[..., None]
         return torch.cat([cell_BRV, 1.0 - seen_BR[..., None].float()], dim=-1)
+
+
+class TableFinder(nn.Module):
+    """Every word of a question picks objects of the table, and is told what they are, where, how many, and which is outermost.
+
+    A word accepts colours and kinds, together with the word before it: "cube" any colour of cube, "cube" after "red" that one, "objects" all.
+    What is picked is what both accept, as far as it is there.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        width = config.width
+        colours, kinds = config.seen_tokens[: config.seen_colours], config.seen_tokens[config.seen_colours :]
+        self.register_buffer("colours", torch.tensor(colours), persistent=False)
+        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
+        self.accept = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, len(colours) + len(kinds)))
+        self.waves = Waves(config.wave_count)
+        self.tell = nn.Linear(3 * width + 3 * (1 + 2 * config.wave_count), width)
+
+    def forward(self, text_NTE: Tensor, name_RE: Tensor, table: ObjectTable) -> Tensor:
+        """What is added to the text's features, [N, T, E].
+
+        Args:
+            text_NTE: the text's features.
+            name_RE: the words of each object, of `names`.
+            table: of N // B questions about each picture.
+        """
+        before_NTE = F.pad(text_NTE[:, :-1], (0, 0, 1, 0))
+        accepted_NTX = self.accept(torch.cat([text_NTE, before_NTE], dim=-1)).float().sigmoid()
+        colour_NTC, kind_NTK = accepted_NTX.split([len(self.colours), len(self.kinds)], dim=-1)
+        meant_NTR = (colour_NTC[..., None] * kind_NTK[..., None, :]).flatten(2)
+        picked_BLR = meant_NTR.unflatten(0, (len(table.present_BR), -1)).flatten(1, 2) * table.present_BR[:, None, :-1]
+        place_BR2 = table.place_BR2[:, :-1]
+        share_BLR = _shares(picked_BLR)
+        left_BLR, right_BLR = (_outermost(picked_BLR, side * place_BR2[..., 0]) for side in (1.0, -1.0))
+        mean_BL2 = (share_BLR[..., None] * place_BR2[:, None]).sum(2)
+        numbers_BL3 = torch.cat([4.0 * (mean_BL2 - 0.5), picked_BLR.sum(-1, keepdim=True) - 2.0], dim=-1)
+        waves_BLX = self.waves(numbers_BL3.flatten(0, 1)).unflatten(0, numbers_BL3.shape[:2])
+        told_BLE = self.tell(torch.cat([share_BLR @ name_RE, left_BLR @ name_RE, right_BLR @ name_RE, waves_BLX], dim=-1))
+        return told_BLE.view_as(text_NTE)
+
+    def names(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """The words of each object, its colour and its kind, [R, E] without the tool; `embed` makes embeddings of token ids."""
+        return (embed(self.colours)[:, None] + embed(self.kinds)).flatten(0, 1)
+
+
+def _shares(weight_BLR: Tensor) -> Tensor:
+    """Weights that sum to one, or to less where it is less than half sure that there is anything."""
+    return weight_BLR / weight_BLR.sum(-1, keepdim=True).clamp_min(0.5)
+
+
+def _outermost(picked_BLR: Tensor, x_BR: Tensor) -> Tensor:
+    """How sure it is that an object is picked, and that none of smaller x is."""
+    farther_BRR = ((x_BR[:, None, :] - x_BR[:, :, None]) * _OUTER).sigmoid()  # [other, object]: the other is farther out
+    farther_BRR = farther_BRR * (1.0 - torch.eye(x_BR.shape[1], device=x_BR.device))
+    none_BLR = torch.log1p(-0.9999 * picked_BLR[..., None] * farther_BRR[:, None]).sum(2).exp()
+    return picked_BLR * none_BLR

@@ -10,7 +10,6 @@ from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, grid_of
 from vla_ros.model.state import Waves
 
-_ABSENT = 1e-4  # what is not there is found this much less
 PLACE_SCALE = 4.0  # parts of the plan's bounds (about 0.6 m) to about standard deviations of the tool's place (0.1 m)
 
 
@@ -62,10 +61,10 @@ class Pointer(nn.Module):
 
 
 class Finder(nn.Module):
-    """Every word of a question finds what it names among what the picture shows, and is told what else that is, where and how many.
+    """Every word of a question finds the cells that say it, and is told what else these say, where in the picture they are and how many.
 
-    A word asks together with the one before it ("red cube") and with what it has understood so far. As with the `Pointer`, words and what
-    is seen meet in the vocabulary's own embeddings. Axes: X cells, or objects of an `ObjectTable`.
+    A word asks together with the one before it ("red cube") and with what it has understood so far. As with the `Pointer`, cells and words
+    meet in the vocabulary's own embeddings.
     """
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -84,30 +83,23 @@ class Finder(nn.Module):
         self.register_buffer("corner_V2", corner_V2.float(), persistent=False)
         self.register_buffer("cells_2", torch.tensor([columns, rows], dtype=torch.float32), persistent=False)
 
-    def places(self, offset_BV2: Tensor) -> Tensor:
-        """Where the cells' objects are, 0..1 to the right and down [B, V, 2], from where they are in their cells."""
-        return (self.corner_V2 + offset_BV2) / self.cells_2
-
-    def forward(self, text_NTE: Tensor, word_NTE: Tensor, said_BXE: Tensor, place_BX2: Tensor, present_BX: Tensor | None = None) -> Tensor:
+    def forward(self, text_NTE: Tensor, word_NTE: Tensor, spoken_BVE: Tensor, offset_BV2: Tensor) -> Tensor:
         """What is added to the text's features, [N, T, E].
 
         Args:
             text_NTE: the text's features.
             word_NTE: its embeddings.
-            said_BXE: what each cell says, or the words that name each object.
-            place_BX2: where in the picture it is, 0..1 to the right and down.
-            present_BX: how sure it is that the object is there, 0..1; cells always are.
+            spoken_BVE: what each cell of the first camera says.
+            offset_BV2: where in its cell an object's centre lies, 0..1 to the right and down.
         """
         before_NTE = torch.cat([torch.zeros_like(word_NTE[:, :1]), word_NTE[:, :-1]], dim=1)
         wanted_NTE = (word_NTE + self.before(before_NTE) + self.understood(text_NTE)) * self.gain
-        wanted_BRE = wanted_NTE.unflatten(0, (len(said_BXE), -1)).flatten(1, 2)
-        score_BRX = wanted_BRE @ said_BXE.transpose(1, 2)
-        needed_BR1 = self.enough(torch.cat([word_NTE, text_NTE], dim=-1)).unflatten(0, (len(said_BXE), -1)).flatten(1, 2)
-        meant_BRX = (score_BRX - needed_BR1).sigmoid()
-        if present_BX is not None:
-            meant_BRX = meant_BRX * present_BX[:, None]
-            score_BRX = score_BRX + (present_BX[:, None] + _ABSENT).log()
-        found_BRY = score_BRX.softmax(-1) @ torch.cat([said_BXE, place_BX2], dim=-1)
-        numbers_BR3 = torch.cat([PLACE_SCALE * (found_BRY[..., -2:] - 0.5), meant_BRX.sum(-1, keepdim=True) - 2.0], dim=-1)
-        told_BRE = self.tell(torch.cat([found_BRY[..., :-2], self.waves(numbers_BR3.flatten(0, 1)).unflatten(0, numbers_BR3.shape[:2])], dim=-1))
+        wanted_BRE = wanted_NTE.unflatten(0, (len(spoken_BVE), -1)).flatten(1, 2)
+        score_BRV = wanted_BRE @ spoken_BVE.transpose(1, 2)
+        place_BV2 = (self.corner_V2 + offset_BV2) / self.cells_2
+        found_BRX = score_BRV.softmax(-1) @ torch.cat([spoken_BVE, place_BV2], dim=-1)
+        needed_BR1 = self.enough(torch.cat([word_NTE, text_NTE], dim=-1)).unflatten(0, (len(spoken_BVE), -1)).flatten(1, 2)
+        count_BR1 = (score_BRV - needed_BR1).sigmoid().sum(-1, keepdim=True)
+        numbers_BR3 = torch.cat([PLACE_SCALE * (found_BRX[..., -2:] - 0.5), count_BR1 - 2.0], dim=-1)
+        told_BRE = self.tell(torch.cat([found_BRX[..., :-2], self.waves(numbers_BR3.flatten(0, 1)).unflatten(0, numbers_BR3.shape[:2])], dim=-1))
         return told_BRE.view_as(text_NTE)

@@ -25,7 +25,7 @@ from vla_ros.core.errors import ConfigError
 from vla_ros.model.answers import AnswerBlocks, AnswerReader, answer_mask
 from vla_ros.model.attention import MASKED
 from vla_ros.model.config import PolicyConfig, vision_tokens_of
-from vla_ros.model.eye import Eye, ObjectTable
+from vla_ros.model.eye import Eye, ObjectTable, TableFinder
 from vla_ros.model.heads import ActionHead, TouchEncoder, logits_of_actions, make_action_head
 from vla_ros.model.pointer import Finder, Pointer
 from vla_ros.model.state import CERTAIN, Anchor, StateEncoder
@@ -92,7 +92,9 @@ class Policy(nn.Module):
         self.touch = TouchEncoder(config.touch_dim, width) if config.touch_dim else None
         self.touch_position_E = _table(width) if config.touch_dim else None
         self.answers = AnswerReader(config.answer_tokens, width) if config.answer_tokens else None
-        self.finder = Finder(config) if config.answer_tokens else None
+        self.finder: nn.Module | None = None
+        if config.answer_tokens:
+            self.finder = TableFinder(config) if config.answer_eye else Finder(config)
         self.answer_blocks = AnswerBlocks(config) if config.answer_depth else None
         self.eye = Eye(config) if config.answer_eye else None
         self.read_phase = nn.Linear(width, config.plan_phases)
@@ -166,7 +168,7 @@ class Policy(nn.Module):
                 picture_BHWC = images[self.config.cameras[0].name]
                 cell_BVE, table = self.eye(picture_BHWC, self.norm_vision(vision_BVE[:, : self.front_tokens]))
                 vision_BVE = torch.cat([cell_BVE, self.eye.tokens_of(table)], dim=1)
-                label_NLE = self._find_in(table, label_NLE, word_NTE)
+                label_NLE = self._find_in(table, label_NLE, words)
             else:
                 label_NLE = self._find(vision_BVE, label_NLE, word_NTE)
             label_NLE = self.answer_blocks(vision_BVE, label_NLE, mask_N1LL)[:, words:]
@@ -181,15 +183,13 @@ class Policy(nn.Module):
         """The label stream of a question whose words have found their cells."""
         words = word_NTE.shape[1]
         front_BVE = self.norm_vision(vision_BVE[:, : self.front_tokens])
-        place_BV2 = self.finder.places(self.read_offset(front_BVE).sigmoid())
-        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), word_NTE, self.speak(front_BVE), place_BV2)
+        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), word_NTE, self.speak(front_BVE), self.read_offset(front_BVE).sigmoid())
         return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
 
-    def _find_in(self, table: ObjectTable, label_NLE: Tensor, word_NTE: Tensor) -> Tensor:
+    def _find_in(self, table: ObjectTable, label_NLE: Tensor, words: int) -> Tensor:
         """The same, its words found among the objects of a table."""
-        words = word_NTE.shape[1]
-        name_BRE = self.eye.names(self._words_of_questions).expand(len(table.present_BR), -1, -1)
-        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), word_NTE, name_BRE, table.place_BR2[:, :-1], table.present_BR[:, :-1])
+        name_RE = self.finder.names(self._words_of_questions)
+        found_NTE = self.finder(self.norm_point(label_NLE[:, :words]), name_RE, table)
         return torch.cat([label_NLE[:, :words] + found_NTE, label_NLE[:, words:]], dim=1)
 
     def _see_alone(self, images: dict[str, Tensor]) -> Tensor:

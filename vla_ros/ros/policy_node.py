@@ -265,8 +265,10 @@ class PolicyNode(LifecycleNode):
 
     def _look(self) -> None:
         """All that is done now and then: each wake-up of the executor costs a millisecond in which the control thread cannot have the interpreter."""
-        for part in (self.interface.publish_events, self._publish_tape, self._watch_worker, *([self._report] if self._looks % _LOOKS_PER_REPORT == 0 else [])):
+        for part in (self.interface.publish_events, self._publish_tape, self._watch_worker):
             self.interface.run(part)
+        if self._looks % _LOOKS_PER_REPORT == 0:
+            self.interface.run(self._report)
         self._looks += 1
 
     def _publish_tape(self) -> None:

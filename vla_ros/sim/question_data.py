@@ -21,7 +21,7 @@ import yaml
 
 from vla_ros.core import tabletop
 from vla_ros.core.image import prepare_image
-from vla_ros.sim.questions import QUESTION_KINDS, Question, all_texts, draw_questions, places_in_picture
+from vla_ros.sim.questions import QUESTION_KINDS, Question, all_texts, draw_questions, inside, places_in_picture
 from vla_ros.sim.scene import COLOURS, KINDS
 from vla_ros.sim.snapshots import SnapshotRecorder
 from vla_ros.sim.tasks import ObjectRef, Task
@@ -55,10 +55,9 @@ class QuestionRecorder(SnapshotRecorder):
         self, task: Task, world: WorldState, rng: np.random.Generator, finished: list[Task], images: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, Any]:
         """The first camera's picture, its questions, and where everything is."""
-        places = places_in_picture(self.env, CAMERA.name)
-        drawn = draw_questions(rng, self._count, world, places, self._split)
-        picture = prepare_image(self.env.render(CAMERA.name), CAMERA.height, CAMERA.width)
         seen = places_in_picture(self.env, CAMERA.name, border=0.0)
+        drawn = draw_questions(rng, self._count, world, inside(seen), self._split)
+        picture = prepare_image(self.env.render(CAMERA.name), CAMERA.height, CAMERA.width)
         place_R2 = np.array([seen.get(ref, (np.nan, np.nan)) for ref in OBJECTS], dtype=np.float32)
         tool_4 = np.array([*self.env.project(CAMERA.name, world.tool), world.tool[2], world.gripper], dtype=np.float32)
         return {CAMERA.name: picture, "questions": drawn, "place": place_R2, "tool": tool_4}

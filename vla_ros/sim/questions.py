@@ -32,7 +32,7 @@ _EDGES_U = (1 / 3, 2 / 3)  # thirds of the picture's width
 _MARGIN_U = 0.03  # parts of the picture's width: about half a block, so that no answer hangs on a few pixels
 _BORDER = 0.03  # nearer to the picture's edge an object is cut off
 _SEEN_SHARE = 0.0006  # of the picture: about 10 of 128 x 128 pixels; a block that nothing hides has about 100
-_MARGIN_TOOL_M, _MARGIN_GRIPPER_M = 0.010, 0.003  # about two pixels, and one: the next step must be the same this far to every side
+_MARGIN_TOOL_M, _MARGIN_GRIPPER_M = 0.006, 0.003  # about a pixel, and half of one: the next step must be the same this far to every side
 
 _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "colour": {
@@ -106,6 +106,11 @@ def places_in_picture(env: Projector, camera: str = "front", border: float = _BO
     """Where the centre of each object appears, [2] as 0..1; what is outside the picture, nearer than `border` to its edge, or hidden is left out."""
     shares = env.visible_shares(camera)
     places = {ref: env.project(camera, state.position) for ref, state in env.world_state().objects.items() if shares[ref] > _SEEN_SHARE}
+    return inside(places, border)
+
+
+def inside(places: Mapping[ObjectRef, np.ndarray], border: float = _BORDER) -> dict[ObjectRef, np.ndarray]:
+    """The places that are not nearer than `border` to the picture's edge."""
     return {ref: uv for ref, uv in places.items() if (uv > border).all() and (uv < 1.0 - border).all()}
 
 

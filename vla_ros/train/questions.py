@@ -123,18 +123,18 @@ class QuestionMaker:
         return self._make(self.dataset.draw(rng, self.config.question_frames, False), rng, self.config.questions_per_frame, augment=True)
 
     def validation_batches(self, pictures: int) -> Iterator[QuestionBatch]:
-        """Always the same held-out pictures with all their questions."""
+        """Always the same held-out pictures, with as many questions of each as the poorest dataset has."""
         rng = np.random.default_rng([self.seed, 1 << 32, 1])
         size = self.config.question_frames
         for start in range(0, pictures, size):
             yield self._make(self.dataset.draw(rng, min(size, pictures - start), True), rng, None, augment=False)
 
     def _make(self, drawn: list[tuple[QuestionShard, np.ndarray]], rng: np.random.Generator, wanted: int | None, augment: bool) -> QuestionBatch:
-        recorded = min(shard.arrays["question"].shape[1] for shard, _ in drawn)
-        wanted = min(wanted or recorded, recorded)
+        fewest = min(shard.arrays["question"].shape[1] for shard, _ in drawn)
+        wanted = min(wanted or fewest, fewest)
         parts: dict[str, list[np.ndarray]] = {"text": [], "answer": [], "kind": []}
         for shard, rows in drawn:
-            pick = np.argsort(rng.random((len(rows), recorded)), axis=1)[:, :wanted]
+            pick = np.argsort(rng.random((len(rows), shard.arrays["question"].shape[1])), axis=1)[:, :wanted]
             at = (rows[:, None], pick)
             parts["text"].append(self._prompts[shard.path][shard.arrays["question"][at].ravel()])
             parts["answer"].append(self._answers[shard.path][shard.arrays["answer"][at].ravel()])

@@ -38,7 +38,7 @@ def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer, e
         **({"seen_colours": len(meta.colours)} if config.model.get("answer_eye") else {}),
         **_of_body(meta.body),
     }
-    clash = sorted(set(fixed) & set(config.model))
+    clash = sorted({*fixed, "seen_colours"} & set(config.model))
     if clash:
         raise ConfigError(f"the data fix model.{', model.'.join(clash)}: remove these settings")
     return PolicyConfig.from_dict({**config.model, **fixed})
