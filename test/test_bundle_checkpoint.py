@@ -17,6 +17,7 @@ from vla_ros.cli import main as vla  # noqa: E402
 from vla_ros.core.errors import ConfigError  # noqa: E402
 from vla_ros.model.config import PolicyConfig  # noqa: E402
 from vla_ros.model.cross_attention import make_policy  # noqa: E402
+from vla_ros.runtime.bundle import load_bundle  # noqa: E402
 from vla_ros.train.checkpoint import load_checkpoint, restore_policy, restore_tokenizer  # noqa: E402
 from vla_ros.train.config import TrainConfig  # noqa: E402
 from vla_ros.train.data import Dataset  # noqa: E402
@@ -95,6 +96,27 @@ def test_training_begins_where_the_bundle_is(run, folder, tmp_path):
     torch.testing.assert_close(after, before, rtol=0, atol=export.MAX_LOGIT_DIFFERENCE)
     trainer.run()
     assert trainer.step == SETTINGS["run"]["max_steps"]
+
+
+def test_answers_learned_beside_a_bundle_keep_what_is_known_of_it(run, folder, tmp_path):
+    """A bundle, answers alone, a bundle, and everything again: the policy is said to be what it is, and its norms are settled before they learn."""
+    _, bundle = run
+    acting = load_bundle(bundle).manifest.provenance
+    settings = {**SETTINGS, "model": {**SETTINGS["model"], "answer_tokens": 6, **EYE}, "run": {**SETTINGS["run"], "only": "answers", "vision_fraction": 0.0}}
+    data, asked = Dataset([folder / "data"], val_fraction=0.3), QuestionDataset([folder / "questions"], 0.3)
+    trainer = Trainer(TrainConfig.from_dict(settings), data, tmp_path / "run", transfer=bundle_state(bundle), questions=asked)
+    trainer.run()
+    export.export_bundle(tmp_path / "run" / "last.pt", tmp_path / "bundle", folder / "data", frames=2, threads=1)
+    known = load_bundle(tmp_path / "bundle").manifest.provenance
+    assert {name: known[name] for name in ("git", "training", "data", "validation")} == {name: acting[name] for name in ("git", "training", "data", "validation")}
+    assert known["answers"]["training"]["steps"] == SETTINGS["run"]["max_steps"] and known["answers"]["questions"]["first_seeds"] == [0]
+    assert "answer_accuracy" in known["answers"]["validation"] and "loss_action" not in known["answers"]["validation"]
+
+    answering = load_checkpoint(tmp_path / "run" / "last.pt")
+    for beginning in ({"transfer": answering}, {"init": answering}):
+        again = Trainer(TrainConfig.from_dict({**SETTINGS, "model": settings["model"]}), data, tmp_path / "again", questions=asked, **beginning)
+        assert not torch.equal(again.model.vision.cameras["front"].stem.shrink[1].running_var, torch.ones(8))
+        assert "folded" not in again._facts()
 
 
 def test_settled_norms_do_in_training_what_they_do_in_use(run):

@@ -34,8 +34,9 @@ from vla_ros.runtime.answerer import ANSWER_LOGITS
 from vla_ros.runtime.bundle import Bundle, load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS
 from vla_ros.runtime.session import BoundGraph, OnnxPolicy, probe_inputs
-from vla_ros.train.checkpoint import FOLDED, save_checkpoint
+from vla_ros.train.checkpoint import BEGUN_FROM, FOLDED, save_checkpoint
 
+PROVENANCE = ("git", "training", "data", "validation", "answers")  # what a manifest says of where the weights come from
 MODULE = "policy."  # how both exported modules call the network
 ANSWERING = ("answers.", "answer_blocks.", "finder.", "eye.", "rarity_C", "read_offset.")  # its parts that the policy graph has not
 
@@ -47,7 +48,8 @@ def bundle_state(folder: Path) -> dict[str, Any]:
 
     Returns:
         `averaged`: tensors by name, those that the bundle does not hold left out; `missing`: the names of these; `model_config`;
-        `tokenizer`, its JSON text; and that batch norms are `FOLDED`: they only shift, until training has measured what comes in.
+        `tokenizer`, its JSON text; that batch norms are `FOLDED`: they only shift, until training has measured what comes in; and what is known of
+        its training (`BEGUN_FROM`).
 
     Raises:
         BundleError: no whole bundle.
@@ -72,7 +74,9 @@ def bundle_state(folder: Path) -> dict[str, Any]:
     averaged = dict(_unfolded(policy, found))
     missing = sorted(policy.load_state_dict(averaged, strict=False).missing_keys)
     _compare(policy, bundle)
-    return {"averaged": averaged, "missing": missing, "model_config": shape, "tokenizer": bundle.tokenizer_path.read_text(encoding="utf-8"), FOLDED: True}
+    known = {name: bundle.manifest.provenance[name] for name in PROVENANCE if name in bundle.manifest.provenance}
+    tokenizer = bundle.tokenizer_path.read_text(encoding="utf-8")
+    return {"averaged": averaged, "missing": missing, "model_config": shape, "tokenizer": tokenizer, FOLDED: True, BEGUN_FROM: known}
 
 
 def _weights_in(model: onnx.ModelProto, wanted: Mapping[str, Tensor], at_home: Callable[[str], bool]) -> dict[str, Tensor]:

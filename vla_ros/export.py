@@ -45,7 +45,7 @@ from vla_ros.results import write_json
 from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, PLAN_TOKENS, PREFIX_TOKENS, PROPRIO, TEXT_IDS, image_input
 from vla_ros.runtime.session import OnnxPolicy
-from vla_ros.train.checkpoint import load_checkpoint, restore_policy, restore_tokenizer
+from vla_ros.train.checkpoint import BEGUN_FROM, load_checkpoint, restore_policy, restore_tokenizer
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import BatchMaker, Dataset
 from vla_ros.train.tokenizer import PAD_ID
@@ -278,16 +278,23 @@ def _plan_spec(data: dict[str, Any], frame: str) -> PlanSpec:
 
 
 def _provenance(state: dict[str, Any]) -> dict[str, Any]:
-    parameters = sum(tensor.numel() for tensor in state["averaged"].values())
-    return {
-        "vla_ros": __version__,
+    """Where the weights come from; what a run learned of answers alone is said beside what is known of the policy that acts."""
+    own = {
         "git": _git_hash(),
-        "torch": str(torch.__version__),
-        "parameters": parameters,
-        "model": json.loads(json.dumps(state["model_config"])),
         "training": {"steps": state["step"], "minutes": round(state["elapsed_s"] / 60, 1), "seed": state["train_config"]["run"]["seed"]},
         "data": {"frames": state["data"]["frames"], "labels_per_frame": state["data"]["labels"], **json.loads(json.dumps(state["data"]["provenance"]))},
         "validation": {name: round(value, 5) for name, value in state["metrics"].items()},
+    }
+    if state["train_config"]["run"].get("only") == "answers" and state.get(BEGUN_FROM):
+        answers = {name: own[name] for name in ("git", "training")} | {"questions": state["questions"]}
+        answers["validation"] = {name: value for name, value in own["validation"].items() if name.startswith(("answer_", "loss_language", "loss_objects"))}
+        own = {**state[BEGUN_FROM], "answers": answers}
+    return {
+        "vla_ros": __version__,
+        "torch": str(torch.__version__),
+        "parameters": sum(tensor.numel() for tensor in state["averaged"].values()),
+        "model": json.loads(json.dumps(state["model_config"])),
+        **own,
     }
 
 

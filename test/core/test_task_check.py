@@ -220,10 +220,9 @@ def random_table(rng) -> Scene:
             bare.append(thing)
             positions[thing] = (x, y, z + HALF[below.kind] + HALF[thing.kind])
             continue
-        x, y = np.array(cell) + rng.uniform(-0.03, 0.03, 2)
-        afar = (x, y) + rng.uniform(-0.3, 0.3, 2)
-        if rng.random() < 0.1 and all(math.dist(afar, other[:2]) > 0.04 for other in positions.values()):  # two objects cannot be in one place
-            x, y = afar
+        x, y = np.array(cell) + rng.uniform(-0.03, 0.03, 2) + (rng.random() < 0.1) * rng.uniform(-0.3, 0.3, 2)
+        if any(math.dist((x, y), other[:2]) < 0.04 for other in positions.values()):
+            continue  # two objects cannot be in one place
         positions[thing] = (x, y, HALF[thing.kind] + 0.1 * (rng.random() < 0.05))
         bare.append(thing)
     blocks = [thing for thing in bare if thing.is_block]  # what carries another cannot be held

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from vla_ros.sim.question_data import CAMERA, QuestionRecorder, write_question_meta, write_question_shard
+from vla_ros.sim.question_data import CAMERA, OBJECTS, QuestionRecorder, write_question_meta, write_question_shard
 from vla_ros.sim.questions import QUESTION_KINDS, all_texts
 
 
@@ -43,6 +43,35 @@ def test_a_shard_keeps_pictures_questions_and_answers_together(frames, tmp_path)
         for column, asked in enumerate(frame["questions"]):
             read = (texts["questions"][question[row, column]], texts["answers"][answer[row, column]], QUESTION_KINDS[kind[row, column]])
             assert read == (asked.text, asked.answer, asked.kind)
+
+
+def test_a_shard_says_where_everything_is(tmp_path):
+    """Against the simulator itself, read back as training reads it."""
+    pytest.importorskip("torch")
+    from vla_ros.train.questions import QuestionDataset
+
+    recorder, frames, truth = QuestionRecorder(2, randomize_look=0.0), [], []
+    for seed in range(8):
+        for frame in recorder.episode(seed):
+            frames.append(frame)
+            world = recorder.env.world_state()
+            shares = recorder.env.visible_shares(CAMERA.name)
+            seen = {str(ref): recorder.env.project(CAMERA.name, state.position) for ref, state in world.objects.items() if shares[ref] > 0.001}
+            hidden = {name for name in map(str, OBJECTS) if name not in {str(ref) for ref, share in shares.items() if share > 0.0003}}
+            truth.append((seen, hidden, recorder.env.project(CAMERA.name, world.tool), world.tool[2], world.gripper))
+    recorder.env.close()
+    write_question_meta(tmp_path, 2, 0)
+    write_question_shard(tmp_path / "shard_ask_0", frames, list(range(len(frames))), [0] * len(frames))
+    dataset = QuestionDataset([tmp_path], 0.3)
+    arrays = dataset.shards[0].arrays
+    for place_R2, tool_4, (seen, hidden, tool_uv, height, opening) in zip(arrays["place"], arrays["tool"], truth):
+        np.testing.assert_allclose(tool_4, [*tool_uv, height, opening], rtol=1e-6)
+        for name, place in zip(dataset.objects, place_R2):
+            if name in seen and (seen[name] > 0).all() and (seen[name] < 1).all():
+                np.testing.assert_allclose(place, seen[name], rtol=1e-6, err_msg=name)
+            elif name in hidden:
+                assert np.isnan(place).all(), name
+    assert len(frames) > 4 and 3 <= np.isfinite(arrays["place"][..., 0]).sum(1).min()
 
 
 def test_questions_and_snapshots_do_not_mix(tmp_path, capsys):

@@ -48,13 +48,18 @@ def run(words: list[str], processes: int) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_two_processes_learn_what_one_does(dataset_folder, tmp_path, tiny_settings):
+@pytest.mark.parametrize("only", ["", "answers"])
+def test_two_processes_learn_what_one_does(dataset_folder, tmp_path, tiny_settings, only):
     questions = write_questions(tmp_path / "questions")
     (tmp_path / "program.py").write_text(PROGRAM)
     settings = {**tiny_settings, "model": {**tiny_settings["model"], "answer_tokens": 6, "action_head": "l1"}}
     settings["data"] = {**settings["data"], "question_frames": 4, "questions_per_frame": 1}
     settings["run"] = {**settings["run"], "max_steps": 3, "vision_fraction": 0.3}  # the first step trains vision alone
     settings["optim"] = {"learning_rate": 0.1, "warmup_steps": 1}
+    if only:  # with an eye and layers of their own, at a rate at which their softmaxes do not tip over
+        settings["model"] |= {"answer_depth": 1, "answer_eye": True}
+        settings["run"] |= {"only": only, "vision_fraction": 0.0}
+        settings["optim"] = {"learning_rate": 0.003, "warmup_steps": 1}
     for count in (1, 2):
         words = [json.dumps(settings), str(dataset_folder), str(questions), str(tmp_path / f"{count}.pt")]
         run([str(tmp_path / "program.py"), *words], count)

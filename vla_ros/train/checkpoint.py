@@ -16,6 +16,7 @@ from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
 
 FORMAT_VERSION = 1
+BEGUN_FROM = "begun_from"  # key of what is known of the policy with which a run began: a bundle's provenance
 FOLDED = "folded"  # key of a state whose batch norms only shift: `settle_batch_norm` must measure what comes in before they are trained on
 
 

@@ -78,6 +78,7 @@ class LossConfig:
         continuous: weight of the continuous action head, where model.action_head names one.
         balance: weight of the load balance, where model.feed_forward is moe (Switch: 0.01).
         language: weight of the answers to questions, where `vla train --questions` gives some.
+        objects: weight of where the eye for questions sees the objects, where model.answer_eye gives them one.
     """
 
     action: float = 1.0
@@ -91,6 +92,7 @@ class LossConfig:
     continuous: float = 1.0
     balance: float = 0.01
     language: float = 0.5
+    objects: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,10 @@ def policy_objective(
         if model.action_head is not None:
             further["continuous"] = continuous_loss(model, output, batch, processes)
         if batch.questions is not None:
-            further["language"] = answer_loss(model, batch.questions, processes).total
+            answered = answer_loss(model, batch.questions, processes)
+            further["language"] = answered.language
+            if model.eye is not None:
+                further["objects"] = answered.objects
     if routings:
         further["balance"] = balance_loss(routings)
         parts |= utilisation(routings)

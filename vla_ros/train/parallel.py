@@ -134,6 +134,8 @@ def share_batch_norm(model: nn.Module, processes: Processes) -> None:
             if type(child) is nn.BatchNorm2d:
                 shared = SharedBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum, affine=child.affine)
                 shared.load_state_dict(child.state_dict())
+                for own, earlier in zip(shared.parameters(), child.parameters()):
+                    own.requires_grad_(earlier.requires_grad)  # what is kept as it is stays so
                 shared.count = processes.count
                 setattr(parent, name, shared)
 

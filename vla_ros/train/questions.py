@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,11 @@ class QuestionDataset:
             raise DataError(f"no finished shard_* in {', '.join(map(str, self.folders))}: run `vla collect --questions` first")
         held_out = [is_held_out(shard.arrays["episode"], val_fraction) for shard in self.shards]
         self._rows = {wanted: [np.flatnonzero(held_N == wanted) for held_N in held_out] for wanted in (False, True)}
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of the questions that it learned from."""
+        seeds = [yaml.safe_load((folder / "meta.yaml").read_text(encoding="utf-8")).get("first_seed") for folder in self.folders]
+        return {"pictures": self.num_pictures(), "first_seeds": seeds, "kinds": list(self.kinds)}
 
     def num_pictures(self, held_out: bool = False) -> int:
         """Pictures to train on, or to validate on."""
@@ -184,11 +190,6 @@ class Answered:
     language: Tensor
     objects: Tensor
     right_M: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """What training makes small."""
-        return self.language + self.objects
 
 
 def answer_loss(model: Policy, batch: QuestionBatch, processes: Processes | None = None) -> Answered:

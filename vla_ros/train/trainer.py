@@ -28,7 +28,7 @@ from vla_ros.model.config import PolicyConfig
 from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.policy import Policy
 from vla_ros.train.board import Board
-from vla_ros.train.checkpoint import FOLDED, restore_tokenizer, save_checkpoint
+from vla_ros.train.checkpoint import BEGUN_FROM, FOLDED, restore_tokenizer, save_checkpoint
 from vla_ros.train.config import TrainConfig
 from vla_ros.train.data import Batch, BatchMaker, Dataset
 from vla_ros.train.image_config import load_vit, restore_image_tokenizer
@@ -101,12 +101,15 @@ class Trainer:
             self._load_vision()
         self.maker = BatchMaker(dataset, self.tokenizer, config.data, config.run.seed, self.model_config, self._question_maker(questions))
         if transfer and not earlier:
-            begun = transfer_weights(self.model, self.tokenizer, transfer)
-            _log.info("%d tensors and %d words taken over; new are %s", len(begun.taken), begun.words, ", ".join(begun.fresh) or "none")
-            if transfer.get(FOLDED) and not self.only_answers:
-                settle_batch_norm(self.model, self.maker.training_batch(0).images)
+            taken = transfer_weights(self.model, self.tokenizer, transfer)
+            _log.info("%d tensors and %d words taken over; new are %s", len(taken.taken), taken.words, ", ".join(taken.fresh) or "none")
         if init:
             self.model.load_state_dict(init["averaged"])
+        begun = resume or init or transfer or {}
+        self._folded = bool(begun.get(FOLDED)) and (self.only_answers or bool(resume))
+        if begun.get(FOLDED) and not self._folded:
+            settle_batch_norm(self.model, self.maker.training_batch(0).images)
+        self._begun_from = begun.get(BEGUN_FROM)
         averaged = make_policy(self.model_config)
         averaged.load_state_dict(self.model.state_dict())
         if self.only_answers:
@@ -218,7 +221,7 @@ class Trainer:
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
             if self.only_answers:
                 answered = answer_loss(self.model, part.questions, self.processes)
-                total = answered.total
+                total = answered.language + self.config.loss.objects * answered.objects
                 parts = {"total": total.detach(), "language": answered.language.detach(), "objects": answered.objects.detach()}
             elif self.progress < self.config.run.vision_fraction:
                 total = self.loss.vision(self.model.see(part.images), part)
@@ -298,6 +301,9 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "metrics": self.metrics,
+            **({"questions": self.maker.questions.dataset.facts()} if self.maker.questions else {}),
+            **({FOLDED: True} if self._folded else {}),
+            **({BEGUN_FROM: self._begun_from} if self._begun_from else {}),
         }
 
     def _timed(self, task: Any) -> None:
