@@ -99,9 +99,8 @@ class Eye(nn.Module):
 
     def _table(self, cell_BVE: Tensor) -> ObjectTable:
         logit_BRV = self.which(cell_BVE).transpose(1, 2).float()
-        share_BRX = F.pad(logit_BRV, (0, 1)).softmax(-1)
-        share_BRV = share_BRX[..., :-1]
-        present_BR = 1.0 - share_BRX[..., -1]
+        share_BRV = F.pad(logit_BRV, (0, 1)).softmax(-1)[..., :-1]
+        present_BR = share_BRV.sum(-1)  # one minus the last share would be all rounding where nothing is
         where_BRV = share_BRV / (present_BR[..., None] + 1e-6)
         feature_BRE = where_BRV @ cell_BVE
         return ObjectTable(
