@@ -81,6 +81,7 @@ RUN: dict[str, tuple[tuple[str, ...], tuple[Run, ...]]] = {
             Run(line="vla ask models/asked --measure 200 --split unseen", sizes={"200": "2"}),
         ),
     ),
+    "the shipped bundle answers": (("onnxruntime", "mujoco"), (Run(line="vla ask models/tabletop --measure 1500", sizes={"1500": "2"}, says="all"),)),
     "training goes on from a bundle": (
         ("torch", "onnx"),
         (
