@@ -109,3 +109,12 @@ def test_the_command_compares_everything_in_one_run(bundle, autoregressive_bundl
     assert metrics == {inference.METRIC, "inference_cpu_time", "times_the_floor", "share_of_pytorch_eager", "peak_memory"}
     assert report["inference_floor"]["graph_gflop"] > 0 and report["inference_provider_in_use"].startswith("cpu")
     assert np.isfinite([row["p50"] for row in report["results"]]).all()
+
+
+def test_the_memory_is_the_runtime_s_and_not_what_started_it():
+    """Linux hands the peak of the process that became this program on to `getrusage`."""
+    from vla_ros.bench import memory
+    from vla_ros.core.paths import bundle_dir
+
+    much = np.ones(60_000_000)  # 480 MB
+    assert 30.0 < memory.measure(str(bundle_dir("tabletop")), "cpu", 1) < much.nbytes / 1e6
