@@ -92,7 +92,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], top: float) -> Iterator[str]:
         own = sorted((row for row in rows if row["series"] == name), key=lambda row: row["x"])
         points = [place(row) for row in own]
         yield f'<polyline fill="none" stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
-        yield f'<text x="{LEFT + 140 * index}" y="{top + 30:.1f}" fill="{colour}">■ {escape(name)}</text>'
+        yield f'<text x="{LEFT + 140 * index}" y="{top + 30:.1f}" style="fill:{colour}">■ {escape(name)}</text>'
         for row, (x, y) in zip(own, points, strict=True):
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(row["name"])}: {row["p50"]:g}</title></circle>'
             yield f'<text class="axis" x="{x:.1f}" y="{y - 7:.1f}" text-anchor="middle">{row["p50"]:.3g}</text>'
