@@ -21,7 +21,7 @@ from vla_ros.sim.questions import (
     Question,
     all_questions,
     all_texts,
-    draw_question,
+    draw_questions,
     facts,
     is_right,
     next_step,
@@ -50,6 +50,12 @@ def world(gripper=0.042, tool=(0.3, 0.0, 0.2), touched=None, **moved):
 
 def uv(**moved):
     return {ref: np.array(place) for ref, place in (PICTURE | {{"green": GREEN}[k]: v for k, v in moved.items()}).items()}
+
+
+def draw_question(*drawing, **settings):
+    """One question, or None where there is none."""
+    rng, *scene = drawing
+    return next(iter(draw_questions(rng, 1, *scene, **settings)), None)
 
 
 def answers(kind, state=None, places=None, split="seen"):

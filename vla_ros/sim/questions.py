@@ -235,13 +235,6 @@ def all_questions(world: WorldState, places: Mapping[ObjectRef, np.ndarray], spl
     return [Question(kind=kind, text=text, answer=fact.answer) for kind, fact in found for text in fact.ask(split)]
 
 
-def draw_question(
-    rng: np.random.Generator, world: WorldState, places: Mapping[ObjectRef, np.ndarray], split: str = "seen", kinds: Sequence[str] = QUESTION_KINDS
-) -> Question | None:
-    """Draws a question, or None where the picture settles nothing of these kinds; see `draw_questions`."""
-    return next(iter(draw_questions(rng, 1, world, places, split, kinds)), None)
-
-
 def draw_questions(
     rng: np.random.Generator, count: int, world: WorldState, places: Mapping[ObjectRef, np.ndarray], split: str = "seen", kinds: Sequence[str] = QUESTION_KINDS
 ) -> list[Question]:

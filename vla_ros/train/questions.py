@@ -72,9 +72,10 @@ class QuestionDataset:
     def __init__(self, folders: Sequence[Path], val_fraction: float) -> None:
         self.folders = [Path(folder) for folder in folders]
         metas = [_read_meta(folder) for folder in self.folders]
-        self.kinds, self.objects = metas[0]
-        if any(meta != metas[0] for meta in metas):
-            raise DataError(f"question datasets have different kinds of questions, or objects: {[[list(part) for part in meta] for meta in metas]}")
+        self.kinds, self.objects, _ = metas[0]
+        if any(meta[:2] != metas[0][:2] for meta in metas):
+            raise DataError(f"question datasets have different kinds of questions, or objects: {[[list(part) for part in meta[:2]] for meta in metas]}")
+        self._first_seeds = [seed for _, _, seed in metas]
         self.shards = [_open(path, len(self.kinds), len(self.objects)) for folder in self.folders for path in sorted(folder.glob("shard_*")) if not path.suffix]
         if not self.shards:
             raise DataError(f"no finished shard_* in {', '.join(map(str, self.folders))}: run `vla collect --questions` first")
@@ -83,8 +84,7 @@ class QuestionDataset:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says of the questions that it learned from."""
-        seeds = [yaml.safe_load((folder / "meta.yaml").read_text(encoding="utf-8")).get("first_seed") for folder in self.folders]
-        return {"pictures": self.num_pictures(), "first_seeds": seeds, "kinds": list(self.kinds)}
+        return {"pictures": self.num_pictures(), "first_seeds": self._first_seeds, "kinds": list(self.kinds)}
 
     def num_pictures(self, held_out: bool = False) -> int:
         """Pictures to train on, or to validate on."""
@@ -218,8 +218,8 @@ def measure_answers(model: Policy, maker: QuestionMaker, pictures: int, device: 
     return {**losses, "answer_accuracy": float(right_M.mean()), **by_kind}
 
 
-def _read_meta(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The kinds of questions, and the objects that a scene may have."""
+def _read_meta(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    """The kinds of questions, the objects that a scene may have, and the first scene's seed."""
     path = folder / "meta.yaml"
     try:
         fields = Fields(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), DataError)
@@ -230,7 +230,7 @@ def _read_meta(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     version = fields.integer("format_version", 1)
     if version != FORMAT_VERSION:
         raise fields.refuse(f"format_version is {version}, this release reads {FORMAT_VERSION}: collect again")
-    return tuple(map(str, fields.raw("kinds"))), tuple(map(str, fields.raw("objects")))
+    return tuple(map(str, fields.raw("kinds"))), tuple(map(str, fields.raw("objects"))), fields.raw("first_seed", None)
 
 
 def _open(path: Path, kinds: int, objects: int) -> QuestionShard:
