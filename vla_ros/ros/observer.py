@@ -32,6 +32,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_ros.core.errors import VlaError
 from vla_ros.ros import qos
 from vla_ros.ros.images import image_to_rgb
+from vla_ros.ros.listeners import hears
 from vla_ros.ros.stamps import stamp_to_ns
 from vla_ros.ros.transport import use_fastdds_profile
 
@@ -148,7 +149,8 @@ class Observer:
 
     def is_connected(self) -> bool:
         """Whether both nodes hear this one, so that no instruction is lost."""
-        return self._instruction.get_subscription_count() > 0 and self._task.get_subscription_count() > 0
+        policy, sim = (self.node.resolve_topic_name(name) for name in (POLICY, SIM))
+        return hears(self.node, self._instruction, policy) and hears(self.node, self._task, sim)
 
     def activate_policy(self, timeout_s: float) -> None:
         """Brings the lifecycle node to active, from wherever it is.

@@ -19,6 +19,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Float64MultiArray, String
@@ -31,6 +32,7 @@ from vla_ros.ros.console.e_stop import EStopLedger
 from vla_ros.ros.console.pictures import PictureStore, Shown, age_by_stamp_s
 from vla_ros.ros.console.seen import Seen
 from vla_ros.ros.images import image_to_rgb
+from vla_ros.ros.listeners import hears
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import stamp_to_ns
 from vla_ros.ros.transport import use_fastdds_profile
@@ -40,6 +42,7 @@ MAX_INSTRUCTION = 500
 _LOOK_S = 0.5
 _PICTURE_PERIOD_S = 1.0 / 15.0
 _SERVICE_S = 2.0
+_DISCOVERY_S = 2.0  # how long an instruction waits for the policy node
 _RELEASE_S = 0.5  # how long a release may take to reach the control thread before a refused resume counts
 _IMAGES = {"sensor_msgs/msg/Image": (Image, image_to_rgb), "sensor_msgs/msg/CompressedImage": (CompressedImage, compressed_to_rgb)}
 
@@ -105,7 +108,7 @@ class RobotLink:
         text = text.strip()
         if len(text) > MAX_INSTRUCTION or not text.isprintable():
             return Answer(False, f"an instruction is one line of at most {MAX_INSTRUCTION} characters")
-        if self._instruction.get_subscription_count() <= 1:  # one is this node's own
+        if not self._wait_until_heard(self._instruction):
             return Answer(False, f"{self.policy_node} does not listen: is it running and configured?")
         self._instruction.publish(String(data=text))
         return Answer(True, "sent" if text else "told to hold")
@@ -122,8 +125,8 @@ class RobotLink:
         if serves:
             self._stop.call_async(Trigger.Request())
         self._press(True)
-        hears = serves or self._e_stop.get_subscription_count() > 1  # one is this node's own
-        return Answer(hears, "stop sent" if hears else f"stop sent, but {self.policy_node} is not there to hear it")
+        heard = serves or hears(self.node, self._e_stop, self.policy_node)
+        return Answer(heard, "stop sent" if heard else f"stop sent, but {self.policy_node} is not there to hear it")
 
     def resume(self) -> Answer:
         """Releases what this page has pressed and calls ``~/resume``; returns what the node says."""
@@ -137,6 +140,13 @@ class RobotLink:
         while not (answer := self._call(self._resume, "resume")).ok and time.monotonic() < deadline:
             time.sleep(0.05)
         return answer
+
+    def _wait_until_heard(self, publisher: Publisher) -> bool:
+        """Whether the policy node hears it; what is sent while the two are still finding each other would be lost."""
+        deadline = time.monotonic() + _DISCOVERY_S
+        while not (heard := hears(self.node, publisher, self.policy_node)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return heard
 
     def _press(self, pressed: bool) -> None:
         self._ledger.sends(pressed)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a certain node hears a publisher, whoever else does."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy", reason="pip install '.[ros]'")
+
+
+@pytest.fixture
+def nodes(context):
+    """Makes a node of that name."""
+    from rclpy.node import Node
+
+    with contextlib.ExitStack() as stack:
+
+        def make(name, namespace=""):
+            node = Node(name, namespace=namespace, start_parameter_services=False)
+            stack.callback(node.destroy_node)
+            return node
+
+        yield make
+
+
+def listen(node, durability="VOLATILE"):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from std_msgs.msg import String
+
+    return node.create_subscription(String, "/instruction", lambda _: None, QoSProfile(depth=1, durability=DurabilityPolicy[durability]))
+
+
+@pytest.fixture
+def person(nodes):
+    """A node and its publisher of instructions."""
+    from std_msgs.msg import String
+
+    from vla_ros.ros import qos
+
+    node = nodes("person")
+    return node, node.create_publisher(String, "/instruction", qos.COMMAND)
+
+
+def test_another_listener_does_not_count(nodes, person, wait_until):
+    from vla_ros.ros.listeners import hears
+
+    listen(nodes("recorder"))
+    wait_until(person[1].get_subscription_count, "the recorder is connected", 20.0)
+    assert not hears(*person, "/vla_policy")
+    listen(nodes("vla_policy"))
+    wait_until(lambda: hears(*person, "/vla_policy"), "the policy node is connected", 20.0)
+
+
+def test_one_that_can_not_be_connected_is_not_waited_for(nodes, person, wait_until):
+    from vla_ros.ros.listeners import hears
+
+    listen(nodes("late_joiner"), "TRANSIENT_LOCAL")
+    assert not hears(*person, "/late_joiner")
+    listen(nodes("vla_policy"))
+    wait_until(lambda: hears(*person, "/vla_policy"), "the policy node is connected", 20.0)
+
+
+def test_namespaces_are_told_apart(nodes, person, wait_until):
+    from vla_ros.ros.listeners import hears
+
+    listen(nodes("vla_policy", "left"))
+    wait_until(lambda: hears(*person, "/left/vla_policy"), "the left one is connected", 20.0)
+    assert not hears(*person, "/vla_policy")
+    assert not hears(*person, "/right/vla_policy")
