@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a policy bundle as a checkpoint that training can begin with: `vla checkpoint`.
+"""The weights of a policy bundle as a checkpoint that training can begin with (`vla train --transfer`, `vla continual`): `vla checkpoint`.
 
 A bundle holds no checkpoint, but its graphs hold every weight that the policy acts and answers with. Most have kept their names; a linear
 layer's weight is found by its bias, whose name it lost when the exporter turned it; batch norms were folded into the convolutions before
@@ -47,7 +47,7 @@ def bundle_state(folder: Path) -> dict[str, Any]:
     """Weights, network's shape and tokenizer of a bundle that `vla export` wrote.
 
     Returns:
-        `averaged`: tensors by name, those that the bundle does not hold left out; `missing`: the names of these; `model_config`;
+        `averaged`: tensors by name, of which those in `missing` are not in the bundle and new; `model_config`;
         `tokenizer`, its JSON text; that batch norms are `FOLDED`: they only shift, until training has measured what comes in; and what is known of
         its training (`BEGUN_FROM`).
 
@@ -71,12 +71,11 @@ def bundle_state(folder: Path) -> dict[str, Any]:
             f"{folder}: its graph does not hold {(strangers + absent)[0]} as the network has it. "
             "Quantised bundles and networks with a stem of their own (vit, tokens) cannot go on: give the exported bundle, or the run's best.pt"
         )
-    averaged = dict(_unfolded(policy, found))
-    missing = sorted(policy.load_state_dict(averaged, strict=False).missing_keys)
+    missing = sorted(policy.load_state_dict(dict(_unfolded(policy, found)), strict=False).missing_keys)
     _compare(policy, bundle)
     known = {name: bundle.manifest.provenance[name] for name in PROVENANCE if name in bundle.manifest.provenance}
     tokenizer = bundle.tokenizer_path.read_text(encoding="utf-8")
-    return {"averaged": averaged, "missing": missing, "model_config": shape, "tokenizer": tokenizer, FOLDED: True, BEGUN_FROM: known}
+    return {"averaged": policy.state_dict(), "missing": missing, "model_config": shape, "tokenizer": tokenizer, FOLDED: True, BEGUN_FROM: known}
 
 
 def _weights_in(model: onnx.ModelProto, wanted: Mapping[str, Tensor], at_home: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -148,7 +147,7 @@ def _unfolded_layers(prefix: str, layers: nn.Sequential, found: Mapping[str, Ten
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`vla checkpoint`: returns 0 when the checkpoint is written."""
-    parser = argparse.ArgumentParser(prog="vla checkpoint", description="Make a checkpoint of a policy bundle, for `vla train --transfer`.")
+    parser = argparse.ArgumentParser(prog="vla checkpoint", description="Make a checkpoint of a policy bundle, for `vla train --transfer` and `vla continual`.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `vla export` wrote, such as models/tabletop")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write, such as runs/tabletop.pt")
     arguments = parser.parse_args(argv)

@@ -31,6 +31,7 @@ from vla_ros.train.interrupt import StopOnSignal
 from vla_ros.train.losses import Metrics, PolicyLoss
 from vla_ros.train.parallel import map_tensors
 from vla_ros.train.rehearsal import rehearsal_weights
+from vla_ros.train.shape import model_settings
 from vla_ros.train.trainer import Trainer
 
 _log = logging.getLogger(__name__)
@@ -107,8 +108,11 @@ def measure(policy: Policy, maker: BatchMaker, loss: PolicyLoss, frames: int) ->
 
 
 def continual_config(state: dict[str, Any], path: Path | None, overrides: Sequence[str]) -> TrainConfig:
-    """The earlier run's settings with changes from a file and from `section.key=value`. The phase that trains vision alone is left out."""
-    earlier, changes = state["train_config"], read_values(path, overrides)
+    """The earlier run's settings with changes from a file and from `section.key=value`. The phase that trains vision alone is left out.
+
+    A bundle's checkpoint knows the network's shape and no other setting.
+    """
+    earlier, changes = state.get("train_config") or {"model": model_settings(state["model_config"]), "run": {}}, read_values(path, overrides)
     merged = {section: dict(values) for section, values in earlier.items()}
     merged["run"]["vision_fraction"] = 0.0
     for section, values in changes.items():
@@ -179,7 +183,8 @@ class ContinualRun:
         if resume:
             return _load_memory(path)
         torch.manual_seed(self.config.run.seed)
-        memory = consolidate_policy(restore_policy(self.state), self._data["old"], restore_tokenizer(self.state), self.config, samples)
+        begun = restore_policy({**self.state, "averaged": self.trainer.model.state_dict()})  # a bundle's batch norms are settled by now
+        memory = consolidate_policy(begun, self._data["old"], restore_tokenizer(self.state), self.config, samples)
         if earlier:
             memory = _load_memory(earlier).joined(memory)
         save_checkpoint(path, memory.to_dict())
@@ -202,8 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if last.exists() and not arguments.resume:
         raise ConfigError(f"{last} exists: use --resume to go on, or another --out")
     state = load_checkpoint(arguments.checkpoint)
-    if "train_config" not in state:
-        raise ConfigError(f"{arguments.checkpoint} holds no policy: give best.pt or last.pt of `vla train`")
+    if "model_config" not in state or "averaged" not in state:
+        raise ConfigError(f"{arguments.checkpoint} holds no policy: give best.pt or last.pt of `vla train`, or what `vla checkpoint` made of a bundle")
+    if "train_config" not in state and not arguments.config:
+        raise ConfigError(f"{arguments.checkpoint} was made of a bundle, which does not tell how to train: give --config, such as config/train/tabletop.yaml")
     config = continual_config(state, arguments.config, arguments.set)
     run = ContinualRun(
         config, state, arguments.old, arguments.new, arguments.out, method=arguments.method, share=arguments.share,
@@ -225,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vla continual", description="Teach a trained policy new demonstrations without losing the old ones.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt or last.pt of the policy that knows the old data")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt or last.pt of the policy that knows the old data, or a bundle's (vla checkpoint)")
     parser.add_argument("--old", type=Path, nargs="+", required=True, metavar="DIR", help="datasets that it knows (a memory of some episodes will do)")
     parser.add_argument("--new", type=Path, nargs="+", required=True, metavar="DIR", help="datasets that it is to learn")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the report")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from vla_ros.train.config import TrainConfig
 from vla_ros.train.dataset import Dataset
 from vla_ros.train.image_config import restore_image_tokenizer
 from vla_ros.train.tokenizer import PAD_ID, word_ids
+
+OF_DATA = ("vocab_size", "first_action_token", "pad_token", "action", "plan_phases", "seen_tokens", "seen_colours", "image_tokens")
+OF_BODY = ("cameras", "proprio_dim", "proprio", "moved_state")
+
+
+def model_settings(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` section that a network of this shape was trained with: what the data do not fix."""
+    return {name: value for name, value in shape.items() if name not in OF_DATA + OF_BODY}
 
 
 def policy_config(config: TrainConfig, dataset: Dataset, tokenizer: Tokenizer, earlier: PolicyConfig | None = None) -> PolicyConfig:
