@@ -24,9 +24,9 @@ EXTRAS = {
     "dataset": ["pyarrow>=20", "av>=14", "mcap>=1.2", "mcap-ros2-support>=0.5.5"],
     # Meta-World's tasks and experts. Later versions are tied to one MuJoCo that is not ours.
     "metaworld": ["metaworld>=3.0,<3.1", "packaging"],
-    "train": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5"],
+    "train": ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5"],
     # Checkpoints of other projects, read as safetensors. The tests compare with transformers; timm would bring torchvision and is not asked for.
-    "import": ["torch>=2.8", "onnx>=1.18", "onnxscript>=0.5", "safetensors>=0.5"],
+    "import": ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "safetensors>=0.5"],
     "tensorboard": ["tensorboard>=2.18"],  # for `vla train --tensorboard`
     "test": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "ruff", "transformers>=5.10", "websockets>=14"],
 }

@@ -162,7 +162,7 @@ ELSEWHERE = {
     "python -m vla_ros.ros.fuzzing --messages 100000 --seed 0 --timeout-s 180": "faults/test_fuzz.py::test_thousands_of_bad_messages_neither_break_the_node_nor_let_a_bad_command_out",
     "python -m vla_ros.ros.command_observer --urdf file": "ros/test_command_observer.py::test_the_process_reads_the_topic_and_reports",
     "torchrun --standalone --nproc-per-node 2 -m vla_ros.train --config config/train/tabletop.yaml --data data/snapshots --out runs/two": "train/test_parallel.py::test_the_command_runs_under_torchrun_and_leaves_one_run",
-    "learn_family.sh runs/front runs/tabletop/second/best.pt runs/tabletop/snapshots runs/tabletop/corrections": "test_documented_commands.py::test_the_steps_of_a_script_are_commands_that_exist",
+    "learn_family.sh runs/front models/tabletop runs/tabletop/snapshots": "test_documented_commands.py::test_the_steps_of_a_script_are_commands_that_exist",
     "make policy POLICY_DIR=runs/tabletop MINUTES=240": "test_documented_commands.py::test_the_steps_of_a_script_are_commands_that_exist",
     "vla ablate": "test_ablate.py::test_each_variant_has_a_row_with_its_cost",
     "vla bench all": "bench/test_command.py::test_all_leaves_out_what_is_not_installed",

@@ -160,10 +160,10 @@ def test_a_graph_that_answers_otherwise_is_refused(trained, bundle_folder, tmp_p
     out = tmp_path / "tiny"
     write_graph = export.export_graph
 
-    def faulty(policy, sample, path):
+    def faulty(policy, sample, path, plain_attention):
         with torch.no_grad():
             policy.norm_label.weight.mul_(1.01)
-        write_graph(policy, sample, path)
+        write_graph(policy, sample, path, plain_attention)
         with torch.no_grad():
             policy.norm_label.weight.div_(1.01)
 

@@ -48,6 +48,25 @@ def test_a_convolution_counts_its_kernel_at_every_output():
     assert node_operations(grouped, {"x": (1, 4, 8, 8), "k": (6, 2, 3, 3), "y": (1, 6, 4, 4)}) == 2 * (6 * 4 * 4) * (2 * 3 * 3)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "heads"),
+    [
+        ({"q": [1, 5, 12], "k": [1, 7, 12], "v": [1, 7, 12]}, (3, 3)),
+        ({"q": [1, 3, 5, 4], "k": [1, 3, 7, 4], "v": [1, 3, 7, 4]}, (3, 3)),
+        ({"q": [1, 5, 12], "k": [1, 7, 6], "v": [1, 7, 6]}, (2, 1)),
+        ({"q": [1, 2, 5, 6], "k": [1, 1, 7, 6], "v": [1, 1, 7, 6]}, (2, 1)),
+    ],
+)
+def test_attention_counts_scores_and_weighted_values(shapes, heads):
+    """As written out: each of the query's heads times the keys, and its weights times the values."""
+    sizes = dict(zip(("q_num_heads", "kv_num_heads"), heads)) if len(shapes["q"]) == 3 else {}
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], **sizes)
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph([node], "counted", infos, [helper.make_tensor_value_info("y", TensorProto.FLOAT, shapes["q"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])
+    assert graph_cost(model).operations == 2 * (2 * 5 * 7 * 12)
+
+
 def test_integer_products_are_told_apart():
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),

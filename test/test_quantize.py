@@ -22,6 +22,7 @@ from vla_ros import quantize, quantized_graph  # noqa: E402
 from vla_ros.bench.scale import BASE, sample_inputs  # noqa: E402
 from vla_ros.core.errors import ConfigError  # noqa: E402
 from vla_ros.export import export_graph  # noqa: E402
+from vla_ros.model.fused import OPSET  # noqa: E402
 from vla_ros.model.policy import Policy  # noqa: E402
 from vla_ros.onnx_cost import graph_cost  # noqa: E402
 from vla_ros.quantized_graph import METHODS, write_graph  # noqa: E402
@@ -56,7 +57,7 @@ def test_every_method_answers_almost_as_before(name, exported, tmp_path):
     if name != "fp16":
         assert 0.2 < graph_cost(model).integer_operations / graph_cost(model).operations <= 1.0  # attention stays
         assert set(kept) <= {node.name.removesuffix("_MatMul") for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")}
-    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {18}
+    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {OPSET}
 
 
 def test_convolutions_follow_only_where_asked(exported, tmp_path):
@@ -152,7 +153,7 @@ def bundle(exported, still_bundle, tmp_path, monkeypatch):
     shutil.copytree(still_bundle, folder)
     shutil.copyfile(exported, folder / "policy.onnx")
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    manifest["sha256"]["policy.onnx"] = file_sha256(folder / "policy.onnx")
+    manifest["sha256"]["policy.onnx"], manifest["opset"] = file_sha256(folder / "policy.onnx"), OPSET
     manifest["context"]["text_tokens"] = SMALL.text_tokens
     manifest["vocabulary"] |= {"size": SMALL.vocab_size, "first_action_token": SMALL.first_action_token, "pad_token": 0}
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "ablate": Command(module="vla_ros.ablate", summary="what each idea is worth: variants with the same data, seeds and steps"),
     "checkpoint": Command(module="vla_ros.bundle_checkpoint", summary="policy bundle to checkpoint, so that its training can go on"),
     "export": Command(module="vla_ros.export", summary="checkpoint to ONNX policy bundle, with a parity check"),
+    "renew": Command(module="vla_ros.renew", summary="policy bundle with the graphs that this release writes: same weights, faster"),
     "import": Command(module="vla_ros.importers.command", summary="checkpoint of OpenVLA or LeRobot's ACT to a policy bundle"),
     "quantize": Command(module="vla_ros.quantize", summary="a faster bundle in int8 or fp16 that is proven to do the same"),
     "evaluate": Command(module="vla_ros.evaluate", summary="how often the robot succeeds, with intervals"),

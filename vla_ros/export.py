@@ -8,7 +8,6 @@ Axes: T text tokens, P proprioception entries, Q = H*D action tokens, A bins.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import shutil
@@ -39,10 +38,12 @@ from vla_ros.export_answers import FILES as ANSWER_FILES
 from vla_ros.export_answers import ParityError, export_answers
 from vla_ros.model.cross_attention import make_policy
 from vla_ros.model.decoder import decode
+from vla_ros.model.fused import OPSET, FusedBlock
 from vla_ros.model.policy import Policy, keep_committed
+from vla_ros.model.transformer import Block
 from vla_ros.model.vision import ConvStem
 from vla_ros.results import write_json
-from vla_ros.runtime.bundle import load_bundle
+from vla_ros.runtime.bundle import file_sha256, load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, PLAN_TOKENS, PREFIX_TOKENS, PROPRIO, TEXT_IDS, image_input
 from vla_ros.runtime.session import OnnxPolicy
 from vla_ros.train.checkpoint import BEGUN_FROM, load_checkpoint, restore_policy, restore_tokenizer
@@ -52,7 +53,6 @@ from vla_ros.train.tokenizer import PAD_ID
 
 _log = logging.getLogger(__name__)
 
-OPSET = 18
 # Sums of some thousand float32 products of size one, added in another order: about 1e-4 is usual, 1e-2 would be a fault.
 MAX_LOGIT_DIFFERENCE = 2e-3
 TOKENIZER_FILE, POLICY_FILE = "tokenizer.json", "policy.onnx"
@@ -76,8 +76,18 @@ class ExportedPolicy(nn.Module):
         return logits_1QA, plan_13
 
 
-def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, threads: int = 2, description: str = "") -> dict[str, Any]:
+def export_bundle(
+    checkpoint: Path, out: Path, data: Path, *, frames: int = 64, threads: int = 2, description: str = "", plain_attention: bool = False
+) -> dict[str, Any]:
     """Writes a bundle to `out`, replacing what an earlier export left there.
+
+    Args:
+        checkpoint, data: of the policy, and a dataset whose held-out frames are compared.
+        out: folder of the bundle.
+        frames: how many frames.
+        threads: of the latency figure.
+        description: one or two sentences for people.
+        plain_attention: write attention out, for execution providers that do not know the operator.
 
     Returns:
         Parity and latency: `max_logit_difference`, `frames`, `inference_ms` (p50, p99), `threads`, `sha256`.
@@ -98,10 +108,7 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
         staged = Path(folder) / out.name
         staged.mkdir()
-        export_graph(policy, samples[0], staged / POLICY_FILE)
-        answers = {}
-        if policy.answers is not None:
-            answers = export_answers(policy, fold_batch_norm(policy), samples, staged, write_graph, MAX_LOGIT_DIFFERENCE)
+        answers = export_graphs(policy, samples, staged, plain_attention)
         restore_tokenizer(state).save(str(staged / TOKENIZER_FILE))
         manifest = make_manifest(state, out.name, staged, description)
         text = yaml.safe_dump(manifest.to_dict(), sort_keys=False, allow_unicode=True)
@@ -115,9 +122,23 @@ def export_bundle(checkpoint: Path, out: Path, data: Path, *, frames: int = 64, 
     return report
 
 
-def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path) -> None:
-    """Writes the policy's ONNX graph, batch norm folded and weights inside the file."""
-    write_graph(ExportedPolicy(fold_batch_norm(policy)).eval(), sample, [ACTION_LOGITS, PLAN_TOKENS], path)
+def export_graphs(policy: Policy, samples: Sequence[dict[str, np.ndarray]], folder: Path, plain_attention: bool = False) -> dict[str, Any]:
+    """Writes the policy's graph, and the one that answers questions if the policy does; returns the latter's parity."""
+    export_graph(policy, samples[0], folder / POLICY_FILE, plain_attention)
+    if policy.answers is None:
+        return {}
+    return export_answers(policy, _for_graph(policy, plain_attention), samples, folder, write_graph, MAX_LOGIT_DIFFERENCE)
+
+
+def export_graph(policy: Policy, sample: dict[str, np.ndarray], path: Path, plain_attention: bool = False) -> None:
+    """Writes the policy's ONNX graph with the weights inside the file."""
+    write_graph(ExportedPolicy(_for_graph(policy, plain_attention)).eval(), sample, [ACTION_LOGITS, PLAN_TOKENS], path)
+
+
+def _for_graph(policy: Policy, plain_attention: bool) -> Policy:
+    """A copy with batch norms folded and, unless it shall be plain, attention as one operator."""
+    folded = fold_batch_norm(policy)
+    return folded if plain_attention else fuse_attention(folded)
 
 
 def write_graph(module: nn.Module, sample: dict[str, np.ndarray], outputs: Sequence[str], path: Path) -> None:
@@ -204,7 +225,7 @@ def make_manifest(state: dict[str, Any], name: str, folder: Path, description: s
         format_version=FORMAT_VERSION if config.frames == 1 else EXTENDED_VERSION,
         norm_stats={"proprio_mean": _rounded(policy.state.mean_S), "proprio_std": _rounded(policy.state.std_S), "image": "x / 127.5 - 1"},
         files=files,
-        sha256={file: _sha256(folder / file) for file in (*files.values(), TOKENIZER_FILE)},
+        sha256={file: file_sha256(folder / file) for file in (*files.values(), TOKENIZER_FILE)},
         opset=OPSET,
         provenance=_provenance(state),
     )
@@ -244,6 +265,13 @@ def fold_batch_norm(policy: Policy) -> Policy:
     return copy
 
 
+def fuse_attention(policy: Policy) -> Policy:
+    """The same policy, whose own blocks attend by one operator; others (`cross`, questions) stay."""
+    if isinstance(getattr(policy, "blocks", None), nn.ModuleList):
+        policy.blocks = nn.ModuleList(FusedBlock(block) if type(block) is Block else block for block in policy.blocks)
+    return policy
+
+
 def _fold(layers: nn.Sequential) -> nn.Sequential:
     """Convolutions with the batch norm behind them folded in."""
     triples = zip(layers[0::3], layers[1::3], layers[2::3])
@@ -280,7 +308,7 @@ def _plan_spec(data: dict[str, Any], frame: str) -> PlanSpec:
 def _provenance(state: dict[str, Any]) -> dict[str, Any]:
     """Where the weights come from; what a run learned of answers alone is said beside what is known of the policy that acts."""
     own = {
-        "git": _git_hash(),
+        "git": git_hash(),
         "training": {"steps": state["step"], "minutes": round(state["elapsed_s"] / 60, 1), "seed": state["train_config"]["run"]["seed"]},
         "data": {"frames": state["data"]["frames"], "labels_per_frame": state["data"]["labels"], **json.loads(json.dumps(state["data"]["provenance"]))},
         "validation": {name: round(value, 5) for name, value in state["metrics"].items()},
@@ -298,7 +326,7 @@ def _provenance(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _git_hash() -> str:
+def git_hash() -> str:
     """Commit of the source tree, with `+` if files differ from it; `unknown` outside a clone."""
     try:
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no", ".") else "")
@@ -315,10 +343,6 @@ def _rounded(values: Tensor) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """`vla export`: returns 0 when the bundle is written, 1 when the graph differs from the network."""
     parser = argparse.ArgumentParser(prog="vla export", description="Turn a checkpoint into a policy bundle that is proven to answer alike.")
@@ -328,6 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=64, help="how many of them (default 64)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the latency figure (default 2)")
     parser.add_argument("--description", default="", help="one or two sentences for people")
+    parser.add_argument("--plain-attention", action="store_true", help="write attention out, for OpenVINO, which does not know ONNX's operator")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write parity and latency as JSON")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # the exporter's libraries say much at INFO
@@ -337,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = export_bundle(
             arguments.checkpoint, arguments.out, arguments.data,
-            frames=arguments.frames, threads=arguments.threads, description=arguments.description,
+            frames=arguments.frames, threads=arguments.threads, description=arguments.description, plain_attention=arguments.plain_attention,
         )
     except ParityError as error:
         _log.error("vla export: %s", error)

@@ -80,7 +80,16 @@ def node_operations(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     if node.op_type in _CONVOLUTIONS:
         kernel = _shape(node, node.input[_CONVOLUTIONS[node.op_type]], shapes)
         return 2 * math.prod(_shape(node, node.output[0], shapes)) * math.prod(kernel[1:])
+    if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+        return _attention_operations(*(_shape(node, name, shapes) for name in node.input[:3]))
     return 0
+
+
+def _attention_operations(query: Shape, key: Shape, value: Shape) -> int:
+    """Scores and weighted values of every head; [B, L, E] with heads side by side, or [B, G, L, F], where groups of queries may share keys."""
+    queries, sources = math.prod(query[:-1]), key[-2]
+    width = value[-1] if len(query) == 4 or key[-1] == query[-1] else value[-1] * query[-1] // key[-1]
+    return 2 * queries * sources * (query[-1] + width)
 
 
 def _is_integer(node: onnx.NodeProto, dequantised: set[str]) -> bool:

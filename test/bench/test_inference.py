@@ -18,6 +18,7 @@ from vla_ros.bench import autoregressive, command, inference, torch_policy  # no
 from vla_ros.bench.scale import BASE, sample_inputs  # noqa: E402
 from vla_ros.core.errors import ConfigError  # noqa: E402
 from vla_ros.export import ExportedPolicy, export_graph  # noqa: E402
+from vla_ros.model.fused import OPSET  # noqa: E402
 from vla_ros.model.policy import Policy  # noqa: E402
 from vla_ros.runtime.bundle import file_sha256, load_bundle  # noqa: E402
 from vla_ros.runtime.contract import ACTION_LOGITS  # noqa: E402
@@ -44,7 +45,7 @@ def write_bundle(still_bundle, config, folder):
     torch.manual_seed(0)
     export_graph(Policy(config).eval(), sample_inputs(config), folder / "policy.onnx")
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    manifest["decoding"] = config.decoding
+    manifest |= {"decoding": config.decoding, "opset": OPSET}
     manifest["sha256"]["policy.onnx"] = file_sha256(folder / "policy.onnx")
     manifest["context"]["text_tokens"] = config.text_tokens
     manifest["vocabulary"] |= {"size": config.vocab_size, "first_action_token": config.first_action_token, "pad_token": 0}

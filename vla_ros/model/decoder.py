@@ -64,7 +64,7 @@ def _read(policy: Policy, images: dict[str, Tensor], label_NLE: Tensor, text_NT:
             label_NLE, pointed_N2 = policy.point(label_NLE, text_NT, front_NVE, spoken_NVE, None)
         vision_NVE, key, value = block.vision(vision_NVE, update=number < config.vision_depth)
         label_key, label_value = block.keys_values(label_NLE)
-        caches.append([Source(key_NGSF=key, value_NGSF=value), Source(key_NGSF=label_key, value_NGSF=label_value, mask_N11S=mask_N11L)])
+        caches.append([Source(key=key, value=value), Source(key=label_key, value=label_value, mask_N11S=mask_N11L)])
         label_NLE = block.label(label_NLE, key, value, mask_N1LL)
     return caches, policy.say(front_NVE, spoken_NVE), policy.norm_label(label_NLE[:, -1:]), pointed_N2
 
@@ -74,5 +74,5 @@ def _remember(sources: list[Source], own: Source) -> None:
     if len(sources) == 2:
         sources.append(own)
     else:
-        key, value = (torch.cat([getattr(sources[2], name), getattr(own, name)], dim=2) for name in ("key_NGSF", "value_NGSF"))
-        sources[2] = Source(key_NGSF=key, value_NGSF=value)
+        key, value = (torch.cat([getattr(sources[2], name), getattr(own, name)], dim=-2) for name in ("key", "value"))
+        sources[2] = Source(key=key, value=value)

@@ -23,16 +23,18 @@ from vla_ros.model.moe import MixtureFeedForward, MoeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Keys and values of tokens that later ones may attend, [N, G, S, F]; `mask_N11S` is added to their scores, 0 or a large negative number."""
+    """Keys and values of tokens that later ones may attend, [N, G, S, F] (`FusedBlock`: [N, S, E]); `mask_N11S` is added to their scores, 0 or a
+    large negative number."""
 
-    key_NGSF: Tensor
-    value_NGSF: Tensor
+    key: Tensor
+    value: Tensor
     mask_N11S: Tensor | None = None
 
 
 class Block(nn.Module):
     """Pre-norm attention and MLP. Attention is written out because, at these short lengths, plain matrix products
-    are about twice as fast on a CPU as the fused kernel, and because vision keys then need no copy per label."""
+    are about twice as fast on a CPU as PyTorch's fused kernel, and because vision keys then need no copy per label. Exported graphs have
+    `vla_ros.model.fused.FusedBlock` in its place."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class Block(nn.Module):
         if update:
             query_BGVF = self._split(self.query(normed_BVE) * self.scale)
             weight_BGVV = (query_BGVF @ key_BGVF.transpose(-1, -2)).softmax(-1)
-            x_BVE = self._residual(x_BVE, weight_BGVV @ value_BGVF)
+            x_BVE = self._residual(x_BVE, _side_by_side(weight_BGVV @ value_BGVF))
         return x_BVE, key_BGVF, value_BGVF
 
     def label(self, x_NLE: Tensor, key_BGVF: Tensor, value_BGVF: Tensor, mask_N1LL: Tensor, start: int = 0) -> Tensor:
@@ -83,7 +85,7 @@ class Block(nn.Module):
         mixed_NGQF = _attend_two(
             query_NGQF, key_BGVF, value_BGVF, key_NGLF, value_NGLF, mask_N1LL[:, :, start:]
         )
-        return self._residual(x_NLE[:, start:], mixed_NGQF)
+        return self._residual(x_NLE[:, start:], _side_by_side(mixed_NGQF))
 
     def keys_values(self, x_NLE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values that this block makes of its input, [N, G, L, F] each: what a cache holds."""
@@ -92,15 +94,15 @@ class Block(nn.Module):
     def extend(self, x_N1E: Tensor, sources: Sequence[Source]) -> tuple[Tensor, Source]:
         """Next features [N, 1, E] of one more token, which attends all sources and itself, and what later ones may attend of it."""
         normed_N1E = self.norm_attention(x_N1E)
-        own = Source(**dict(zip(("key_NGSF", "value_NGSF"), self._keys_values(normed_N1E))))
+        own = Source(**dict(zip(("key", "value"), self._keys_values(normed_N1E))))
         query_NG1F = self._split(self.query(normed_N1E) * self.scale)
         scores = []
         for source in (*sources, own):
-            score_NG1S = query_NG1F @ source.key_NGSF.transpose(-1, -2)
+            score_NG1S = query_NG1F @ source.key.transpose(-1, -2)
             scores.append(score_NG1S if source.mask_N11S is None else score_NG1S + source.mask_N11S)
         weights = torch.cat(scores, dim=-1).softmax(-1).split([score.shape[-1] for score in scores], dim=-1)
-        mixed_NG1F = sum(weight @ source.value_NGSF for weight, source in zip(weights, (*sources, own)))
-        return self._residual(x_N1E, mixed_NG1F), own
+        mixed_NG1F = sum(weight @ source.value for weight, source in zip(weights, (*sources, own)))
+        return self._residual(x_N1E, _side_by_side(mixed_NG1F)), own
 
     def _split(self, x_NLE: Tensor) -> Tensor:
         return x_NLE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -109,8 +111,8 @@ class Block(nn.Module):
         key_NLE, value_NLE = self.key_value(normed_NLE).chunk(2, dim=-1)
         return self._split(key_NLE), self._split(value_NLE)
 
-    def _residual(self, x_NLE: Tensor, mixed_NGLF: Tensor) -> Tensor:
-        x_NLE = x_NLE + self.project(mixed_NGLF.transpose(1, 2).flatten(2))
+    def _residual(self, x_NLE: Tensor, mixed_NLE: Tensor) -> Tensor:
+        x_NLE = x_NLE + self.project(mixed_NLE)
         if self.mixture is not None:
             return x_NLE + self.mixture(self.norm_mlp(x_NLE))
         hidden_NLM = self.expand(self.norm_mlp(x_NLE))
@@ -139,6 +141,11 @@ def _attend_two(
     weight_NGQV, weight_NGQL = weight_NGQS[..., :vision], weight_NGQS[..., vision:]
     seen_NGQF = _apart(_together(weight_NGQV, frames) @ value_BGVF, labels, queries)
     return seen_NGQF + weight_NGQL @ value_NGLF
+
+
+def _side_by_side(x_NGLF: Tensor) -> Tensor:
+    """Heads beside each other, [N, L, E]."""
+    return x_NGLF.transpose(1, 2).flatten(2)
 
 
 def _together(x_NGQF: Tensor, frames: int) -> Tensor:

@@ -165,7 +165,8 @@ def _open(path: Path, provider: str, threads: int, replay: bool) -> OpenSession:
     try:
         session = ort.InferenceSession(str(path), session_options(threads), providers=chain)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this one
-        raise BundleError(f"{path} cannot be loaded on {wanted[0]}: {error}") from error
+        remedy = "" if wanted[0].startswith("CPU") else "; where it lacks an operator (OpenVINO: Attention), try: vla renew BUNDLE --plain-attention --out DIR"
+        raise BundleError(f"{path} cannot be loaded on {wanted[0]}: {error}{remedy}") from error
     session.disable_fallback()
     placement = placement_of(session)
     verify_placement(provider, wanted[0], session.get_providers(), placement)
