@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Client:
 
         from vla_ros.ros import qos
 
-        self.node, self.got = Node("client"), {}
+        self.node, self.got = Node("client"), defaultdict(list)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         topics = {
@@ -45,7 +46,7 @@ class Client:
         for camera in ("front", "wrist"):
             topics |= {f"{camera}/image_raw": (Image, qos.SENSOR), f"{camera}/camera_info": (CameraInfo, qos.SENSOR)}
         for name, (kind, profile) in topics.items():
-            self.node.create_subscription(kind, name, lambda m, n=name: self.got.setdefault(n, []).append(m), profile)
+            self.node.create_subscription(kind, name, lambda m, n=name: self.got[n].append(m), profile)
         self.command = self.node.create_publisher(JointTrajectory, "command", qos.COMMAND)
         self.task = self.node.create_publisher(String, "vla_sim/task", qos.COMMAND)
 
@@ -59,11 +60,11 @@ class Client:
         return value
 
     def last(self, name):
-        return self.got.get(name, [None])[-1]
+        return (self.got[name] or [None])[-1]
 
     def next(self, name):
-        count = len(self.got.get(name, []))
-        self.until(lambda: len(self.got.get(name, [])) > count, f"one more {name}")
+        count = len(self.got[name])
+        self.until(lambda: len(self.got[name]) > count, f"one more {name}")
         return self.last(name)
 
     def joints(self):
