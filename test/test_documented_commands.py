@@ -86,6 +86,8 @@ RUN: dict[str, tuple[tuple[str, ...], tuple[Run, ...]]] = {
         ("torch", "onnx"),
         (
             Run(line="vla checkpoint models/tabletop --out runs/tabletop.pt", leaves=("runs/tabletop.pt",)),
+            Run(line="vla renew BUNDLE", sizes={"BUNDLE": "models/tabletop"}, more="--out runs/renewed --threads 1", leaves=("runs/renewed/manifest.yaml",)),
+            Run(line="vla renew models/tabletop --plain-attention --out models/tabletop-plain", more="--threads 1", leaves=("models/tabletop-plain/policy.onnx",)),
             Run(
                 line="vla train --transfer",
                 more=f"runs/tabletop.pt --config config/train/tabletop.yaml --data data/snapshots --out runs/again {SHORT_TRAINING}",

@@ -107,7 +107,7 @@ def test_the_command_compares_everything_in_one_run(bundle, autoregressive_bundl
     ours |= {autoregressive.GRAPH, autoregressive.EAGER, autoregressive.QUANTISED}
     assert latency == ours | {inference.PLAIN, "onnxruntime, 1 threads", inference.POOL, inference.EAGER}
     metrics = {row["metric"] for row in report["results"]}
-    assert metrics == {inference.METRIC, "inference_cpu_time", "times_the_floor", "share_of_pytorch_eager", "peak_memory"}
+    assert metrics == {inference.METRIC, "first_call_latency", "inference_cpu_time", "times_the_floor", "share_of_pytorch_eager", "peak_memory"}
     assert report["inference_floor"]["graph_gflop"] > 0 and report["inference_provider_in_use"].startswith("cpu")
     assert np.isfinite([row["p50"] for row in report["results"]]).all()
 

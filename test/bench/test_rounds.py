@@ -23,6 +23,13 @@ def test_every_variant_is_called_once_a_round_and_in_changing_order():
     assert {len(values) for values in seconds.values()} == {20}
 
 
+def test_a_turn_of_two_calls_tells_the_first_from_the_last():
+    pauses = iter([0.03, 0.001] * 40)
+    timings = rounds.time_rounds([("a", lambda: time.sleep(next(pauses)))], 4, calls=2)
+    assert min(timings.first["a"]) >= 0.03 > 0.02 > np.median(timings.wall["a"])
+    assert len(timings.first["a"]) == len(timings.wall["a"]) == 4
+
+
 def test_the_processor_time_of_a_call_holds_what_goes_on_after_it():
     def compute() -> None:
         until = time.process_time() + 0.02

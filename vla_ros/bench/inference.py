@@ -31,6 +31,7 @@ POOL = "onnxruntime, global pool"
 PLAIN, GRAPH, WHOLE, QUANTISED = "onnxruntime, defaults", "runtime, graph", "runtime, observation to chunk", "runtime, int8 graph"
 FLOOR, FLOOR_INT8 = "floor", "floor, int8"
 REST_S = 0.01  # a spinning pool goes to sleep within some milliseconds
+CALLS = 2  # of a turn
 METHOD = "int8"
 #: Variant, what it is compared with, its floor and how many times that it may take, and the share of PyTorch's time that it may take, in %.
 LIMITS = (
@@ -72,13 +73,15 @@ def bench_inference(options: argparse.Namespace, console: Console) -> dict[str, 
         costs = _costs(graphs, notes)
         if costs:
             variants += floor_variants(costs[FLOOR], options.threads, FLOOR_INT8 in costs)
-        timings = time_rounds(variants, options.rounds, console, "inference", REST_S)
+        timings = time_rounds(variants, options.rounds, console, "inference", REST_S, CALLS)
     wall = dict(timings.wall)
     measured = {name: wall.pop(name) for name in (FP32, INT8, READ) if name in wall}
     floors = {name: floor_seconds(cost, measured) for name, cost in costs.items()}
     baseline = EAGER if EAGER in wall else PLAIN
     results = as_results({**wall, **floors}, metric=METRIC, unit="ms", baseline=baseline)
     results += compared(wall, floors)
+    first = {name: values for name, values in timings.first.items() if name in wall}
+    results += as_results(first, metric="first_call_latency", unit="ms", baseline=baseline)
     cpu = {name: values for name, values in timings.cpu.items() if name in wall and name != POOL}
     results += as_results(cpu, metric="inference_cpu_time", unit="ms", baseline=baseline)
     memory_mb = memory.measure(str(policy.bundle.directory), options.provider, options.threads)

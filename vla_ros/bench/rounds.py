@@ -26,36 +26,50 @@ Variant = tuple[str, Callable[[], Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Of every counted call, by variant, s. ``cpu`` is what the whole process computed until the next call began, spinning threads included."""
+    """Of every counted turn, by variant, s.
+
+    Attributes:
+        wall: of its last call.
+        first: of its first call, which finds the caches full of what the other variants left there.
+        cpu: what the whole process computed from the last call until the next turn, spinning threads included.
+    """
 
     wall: dict[str, list[float]]
+    first: dict[str, list[float]]
     cpu: dict[str, list[float]]
 
 
-def time_rounds(variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "", rest_s: float = 0.0) -> Timings:
-    """Calls every variant once a round; the first rounds are not counted.
+def time_rounds(
+    variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "", rest_s: float = 0.0, calls: int = 1
+) -> Timings:
+    """Gives every variant one turn a round; the first rounds are not counted.
 
     Args:
         variants: names and calls.
         rounds: counted rounds.
         console: for a progress bar, None for none.
         title: of the bar.
-        rest_s: pause after each call, in which threads that spin for work fall asleep: they would slow the next variant.
+        rest_s: pause after each turn, in which threads that spin for work fall asleep: they would slow the next variant.
+        calls: of a turn, one right after the other. With two, the last one shows what is asked again and again, as a policy is, and the
+            first one what comes after something else.
     """
     order = list(variants)
-    timings = Timings(wall={name: [] for name, _ in order}, cpu={name: [] for name, _ in order})
+    timings = Timings(**{kind: {name: [] for name, _ in order} for kind in ("wall", "first", "cpu")})
     shuffle = random.Random(0).shuffle
     turns: Any = range(rounds + WARM_UP_ROUNDS)
     for index in turns if console is None else track(turns, description=title, console=console):
         shuffle(order)
         for name, call in order:
-            cpu, start = time.process_time(), time.perf_counter()
-            call()
-            elapsed = time.perf_counter() - start
+            elapsed = []
+            for _ in range(calls):
+                cpu, start = time.process_time(), time.perf_counter()
+                call()
+                elapsed.append(time.perf_counter() - start)
             if rest_s:
                 time.sleep(rest_s)
             if index >= WARM_UP_ROUNDS:
-                timings.wall[name].append(elapsed)
+                timings.wall[name].append(elapsed[-1])
+                timings.first[name].append(elapsed[0])
                 timings.cpu[name].append(time.process_time() - cpu)
     return timings
 
