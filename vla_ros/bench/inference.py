@@ -31,7 +31,7 @@ POOL = "onnxruntime, global pool"
 PLAIN, GRAPH, WHOLE, QUANTISED = "onnxruntime, defaults", "runtime, graph", "runtime, observation to chunk", "runtime, int8 graph"
 FLOOR, FLOOR_INT8 = "floor", "floor, int8"
 REST_S = 0.01  # a spinning pool goes to sleep within some milliseconds
-CALLS = 2  # of a turn
+CALLS = 6  # of a turn: a processor that rested needs about 40 ms until it is as fast as it gets
 METHOD = "int8"
 #: Variant, what it is compared with, its floor and how many times that it may take, and the share of PyTorch's time that it may take, in %.
 LIMITS = (

@@ -50,8 +50,8 @@ def time_rounds(
         console: for a progress bar, None for none.
         title: of the bar.
         rest_s: pause after each turn, in which threads that spin for work fall asleep: they would slow the next variant.
-        calls: of a turn, one right after the other. With two, the last one shows what is asked again and again, as a policy is, and the
-            first one what comes after something else.
+        calls: of a turn, one right after the other. With several, the last one shows what is asked again and again, and the first one what
+            comes after a rest and something else.
     """
     order = list(variants)
     timings = Timings(**{kind: {name: [] for name, _ in order} for kind in ("wall", "first", "cpu")})
