@@ -73,6 +73,22 @@ def test_and_back_again_for_a_provider_that_lacks_the_operator(plain, tmp_path):
     assert "Attention" not in operators(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("compared_with", ["network", "bundle"])
+def test_a_graph_that_answers_otherwise_is_refused(plain, tmp_path, monkeypatch, capsys, caplog, compared_with):
+    genuine = OnnxPolicy.infer
+
+    def shifted(self, inputs):
+        answer = genuine(self, inputs)
+        return answer if self.bundle.directory == plain else {**answer, ACTION_LOGITS: answer[ACTION_LOGITS] + 0.01}
+
+    monkeypatch.setattr(OnnxPolicy, "infer", shifted)
+    if compared_with == "bundle":
+        monkeypatch.setattr("vla_ros.renew.check_parity", lambda *_: {})
+    assert main([str(plain), "--out", str(tmp_path / "new"), "--threads", "1"]) == 1
+    assert ("otherwise than the bundle" if compared_with == "bundle" else "the export is faulty") in caplog.text + capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_renewed_is_refused_and_nothing_is_written(plain, tmp_path):
     with pytest.raises(ConfigError, match="exists: give another --out"):
         main([str(plain), "--out", str(plain)])

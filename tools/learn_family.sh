@@ -5,7 +5,7 @@
 # A bundle lacks what only training needs, so nothing is asked of the layers that would be new: no vision loss, no state withheld.
 # STEPS of training (default 1500), FRAMES of new demonstrations (default 12000), EPISODES of each evaluation (default 200), METHOD (default both:
 # EWC and rehearsal), SHARE of old frames in a batch (default 0.5), STRENGTH of EWC (default 100) and SAMPLES for its Fisher information (default 500),
-# RATE of learning (default 3e-4), PRECISION (default float32; bfloat16 is twice as fast on processors with AMX), WORKERS (default 2).
+# RATE of learning (default 3e-4), PRECISION (float32 or bfloat16, default as the settings say; bfloat16 is twice as fast on processors with AMX), WORKERS (default 2).
 # A step that has left its result is not repeated: call it again after an interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,7 +36,7 @@ measure before "$before"
 resume=(); [ -e "$directory/run/last.pt" ] && resume=(--resume)
 step run/continual.json continual --checkpoint "$checkpoint" --old "$@" --new "$new" --out "$directory/run" --method "${METHOD:-both}" "${settings[@]}" \
   --share "${SHARE:-0.5}" --strength "${STRENGTH:-100}" --samples "${SAMPLES:-500}" --set run.max_minutes=0 --set "run.max_steps=${STEPS:-1500}" --set "optim.learning_rate=${RATE:-3e-4}" \
-  --set "run.precision=${PRECISION:-float32}" "${resume[@]}"
+  ${PRECISION:+--set "run.precision=$PRECISION"} "${resume[@]}"
 finished run/continual.json
 step bundle_after export --checkpoint "$directory/run/best.pt" --data "$1" --out "$directory/bundle_after"
 measure after "$directory/bundle_after"

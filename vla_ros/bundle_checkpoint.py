@@ -34,7 +34,7 @@ from vla_ros.runtime.answerer import ANSWER_LOGITS
 from vla_ros.runtime.bundle import Bundle, load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS
 from vla_ros.runtime.session import BoundGraph, OnnxPolicy, probe_inputs
-from vla_ros.train.checkpoint import BEGUN_FROM, FOLDED, save_checkpoint
+from vla_ros.train.checkpoint import BEGUN_FROM, FOLDED, MISSING, save_checkpoint
 
 PROVENANCE = ("git", "training", "data", "validation", "answers")  # what a manifest says of where the weights come from
 MODULE = "policy."  # how both exported modules call the network
@@ -59,7 +59,9 @@ def bundle_state(folder: Path) -> dict[str, Any]:
     shape = bundle.manifest.provenance.get("model")
     if not isinstance(shape, dict):
         raise ConfigError(f"{folder}: its manifest does not describe a network (provenance.model), so it is not of `vla export`: train from a checkpoint")
-    policy = make_policy(PolicyConfig.from_dict(shape)).eval()
+    with torch.random.fork_rng():  # layers that the bundle does not hold are the same in every checkpoint of it
+        torch.manual_seed(0)
+        policy = make_policy(PolicyConfig.from_dict(shape)).eval()
     folded = fold_batch_norm(policy)
     found = _weights_in(onnx.load(bundle.policy_path), folded.state_dict(), lambda name: not name.startswith(ANSWERING))
     if ANSWER_ROLE in bundle.manifest.files:
@@ -75,7 +77,7 @@ def bundle_state(folder: Path) -> dict[str, Any]:
     _compare(policy, bundle)
     known = {name: bundle.manifest.provenance[name] for name in PROVENANCE if name in bundle.manifest.provenance}
     tokenizer = bundle.tokenizer_path.read_text(encoding="utf-8")
-    return {"averaged": policy.state_dict(), "missing": missing, "model_config": shape, "tokenizer": tokenizer, FOLDED: True, BEGUN_FROM: known}
+    return {"averaged": policy.state_dict(), MISSING: missing, "model_config": shape, "tokenizer": tokenizer, FOLDED: True, BEGUN_FROM: known}
 
 
 def _weights_in(model: onnx.ModelProto, wanted: Mapping[str, Tensor], at_home: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -153,7 +155,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     state = bundle_state(arguments.bundle)
-    missing = state.pop("missing")
     save_checkpoint(arguments.out, state)
-    _log.info("%s: %d tensors; not in a bundle, so new in training: %s", arguments.out, len(state["averaged"]), ", ".join(missing) or "none")
+    _log.info("%s: %d tensors; not in a bundle, so new in training: %s", arguments.out, len(state["averaged"]), ", ".join(state[MISSING]) or "none")
     return 0

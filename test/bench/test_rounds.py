@@ -23,11 +23,17 @@ def test_every_variant_is_called_once_a_round_and_in_changing_order():
     assert {len(values) for values in seconds.values()} == {20}
 
 
-def test_a_turn_of_two_calls_tells_the_first_from_the_last():
-    pauses = iter([0.03, 0.001] * 40)
-    timings = rounds.time_rounds([("a", lambda: time.sleep(next(pauses)))], 4, calls=2)
+def test_a_long_turn_tells_the_first_call_from_the_last():
+    calls: list[float] = []
+
+    def slow_at_first() -> None:
+        pause_s = 0.03 if not calls or time.perf_counter() - calls[-1] > 0.02 else 0.001
+        time.sleep(pause_s)
+        calls.append(time.perf_counter())
+
+    timings = rounds.time_rounds([("a", slow_at_first)], 4, rest_s=0.05, turn_s=0.05)
     assert min(timings.first["a"]) >= 0.03 > 0.02 > np.median(timings.wall["a"])
-    assert len(timings.first["a"]) == len(timings.wall["a"]) == 4
+    assert len(timings.first["a"]) == len(timings.wall["a"]) == 4 and len(calls) > 2 * (4 + rounds.WARM_UP_ROUNDS)
 
 
 def test_the_processor_time_of_a_call_holds_what_goes_on_after_it():

@@ -63,18 +63,25 @@ def test_one_more_token_is_the_same(pair, streams):
 
 
 def test_a_masked_token_changes_nothing_even_if_its_score_is_large(pair, streams):
-    """The mask is small so that no weight is denormal; it must still leave nothing of what is masked."""
+    """The mask is small so that no weight is denormal; it must still leave nothing of what is masked, where its score is 30 above all others."""
     vision, label, _ = streams
+    fused, rows = pair[1], [0, 1, 3, 4]
     hidden = torch.zeros(1, 1, L, L)
     hidden[..., 2] = MASKED
-    fused = pair[1]
     with torch.no_grad():
         _, key, value = fused.vision(vision, update=False)
-        other = label.clone()
-        other[:, 2] = 3 * torch.randn(32)
-        rows = [0, 1, 3, 4]
-        before, after = (fused.label(x, key, value, hidden)[:, rows] for x in (label, other))
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+        query = fused.query(fused.norm_attention(label))[0, rows].unflatten(-1, (fused.heads, -1))
+        keys, values = fused.keys_values(label)
+        towards = torch.linalg.pinv(query.transpose(0, 1)) @ torch.ones(fused.heads, len(rows), 1)  # a key that all of them like equally
+        best = max(float((query.flatten(1) @ x[0].T).abs().max()) for x in (key, keys))
+        strong = keys.clone()
+        strong[0, 2] = ((best + 30.0) / fused.scale * towards[..., 0]).flatten()
+        assert float((query.flatten(1) @ strong[0, 2]).min()) * fused.scale > 30.0
+        answers = []
+        for changed in (keys, strong):
+            fused._keys_values = lambda _, k=changed: (k, 100.0 * values)
+            answers.append(fused.label(label, key, value, hidden)[:, rows])
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-6, atol=1e-5)
     assert np.float32(np.exp(FUSED_MASKED)) > np.finfo(np.float32).tiny * 1e10
 
 

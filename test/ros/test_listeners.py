@@ -18,12 +18,24 @@ def nodes(context):
 
     with contextlib.ExitStack() as stack:
 
-        def make(name, namespace=""):
-            node = Node(name, namespace=namespace, start_parameter_services=False)
+        def make(name, namespace="", **more):
+            node = Node(name, namespace=namespace, start_parameter_services=False, **more)
             stack.callback(node.destroy_node)
             return node
 
         yield make
+
+
+@pytest.fixture
+def other_context(context):
+    """As another process has it."""
+    import rclpy
+    from rclpy.context import Context
+
+    other = Context()
+    rclpy.init(context=other)
+    yield other
+    rclpy.try_shutdown(context=other)
 
 
 def listen(node, durability="VOLATILE"):
@@ -54,13 +66,20 @@ def test_another_listener_does_not_count(nodes, person, wait_until):
     wait_until(lambda: hears(*person, "/vla_policy"), "the policy node is connected", 20.0)
 
 
-def test_one_that_can_not_be_connected_is_not_waited_for(nodes, person, wait_until):
-    from vla_ros.ros.listeners import hears
+def test_one_that_can_not_be_connected_is_not_waited_for(nodes, person, other_context, wait_until):
+    """For its quality of service, or for its type."""
+    from std_msgs.msg import Bool
+
+    from vla_ros.ros.listeners import hears, listens
 
     listen(nodes("late_joiner"), "TRANSIENT_LOCAL")
-    assert not hears(*person, "/late_joiner")
+    stranger = nodes("stranger", context=other_context)  # one participant has one type a topic
+    stranger.create_subscription(Bool, "/instruction", lambda _: None, 1)
+    wait_until(lambda: len(person[0].get_subscriptions_info_by_topic("/instruction")) == 2, "both are in the graph", 20.0)
     listen(nodes("vla_policy"))
     wait_until(lambda: hears(*person, "/vla_policy"), "the policy node is connected", 20.0)
+    assert listens(*person, "/vla_policy")
+    assert not any(ask(*person, name) for ask in (hears, listens) for name in ("/late_joiner", "/stranger"))
 
 
 def test_namespaces_are_told_apart(nodes, person, wait_until):

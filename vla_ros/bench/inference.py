@@ -31,7 +31,7 @@ POOL = "onnxruntime, global pool"
 PLAIN, GRAPH, WHOLE, QUANTISED = "onnxruntime, defaults", "runtime, graph", "runtime, observation to chunk", "runtime, int8 graph"
 FLOOR, FLOOR_INT8 = "floor", "floor, int8"
 REST_S = 0.01  # a spinning pool goes to sleep within some milliseconds
-CALLS = 6  # of a turn: a processor that rested needs about 40 ms until it is as fast as it gets
+TURN_S = 0.06  # a processor that rested needs about 40 ms until it is as fast as it gets
 METHOD = "int8"
 #: Variant, what it is compared with, its floor and how many times that it may take, and the share of PyTorch's time that it may take, in %.
 LIMITS = (
@@ -73,7 +73,7 @@ def bench_inference(options: argparse.Namespace, console: Console) -> dict[str, 
         costs = _costs(graphs, notes)
         if costs:
             variants += floor_variants(costs[FLOOR], options.threads, FLOOR_INT8 in costs)
-        timings = time_rounds(variants, options.rounds, console, "inference", REST_S, CALLS)
+        timings = time_rounds(variants, options.rounds, console, "inference", REST_S, TURN_S)
     wall = dict(timings.wall)
     measured = {name: wall.pop(name) for name in (FP32, INT8, READ) if name in wall}
     floors = {name: floor_seconds(cost, measured) for name, cost in costs.items()}

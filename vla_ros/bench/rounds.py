@@ -40,7 +40,7 @@ class Timings:
 
 
 def time_rounds(
-    variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "", rest_s: float = 0.0, calls: int = 1
+    variants: Sequence[Variant], rounds: int, console: Console | None = None, title: str = "", rest_s: float = 0.0, turn_s: float = 0.0
 ) -> Timings:
     """Gives every variant one turn a round; the first rounds are not counted.
 
@@ -50,8 +50,8 @@ def time_rounds(
         console: for a progress bar, None for none.
         title: of the bar.
         rest_s: pause after each turn, in which threads that spin for work fall asleep: they would slow the next variant.
-        calls: of a turn, one right after the other. With several, the last one shows what is asked again and again, and the first one what
-            comes after a rest and something else.
+        turn_s: a turn has calls one right after the other until it has lasted so long, at least one. The last one then shows what is asked
+            again and again, on a processor that is as fast as it gets; the first one what comes after a rest and something else.
     """
     order = list(variants)
     timings = Timings(**{kind: {name: [] for name, _ in order} for kind in ("wall", "first", "cpu")})
@@ -60,8 +60,8 @@ def time_rounds(
     for index in turns if console is None else track(turns, description=title, console=console):
         shuffle(order)
         for name, call in order:
-            elapsed = []
-            for _ in range(calls):
+            elapsed, begun = [], time.perf_counter()
+            while not elapsed or time.perf_counter() - begun < turn_s:
                 cpu, start = time.process_time(), time.perf_counter()
                 call()
                 elapsed.append(time.perf_counter() - start)

@@ -19,8 +19,9 @@ from vla_ros.model.transformer import Block, Source
 
 OPSET = 23
 MASKED = -60.0
-"""Added to a score that must not count. A weight of e^-60 of the largest is far below float32's resolution, and unlike a larger mask's is not
-denormal, with which processors are ten times slower."""
+"""Added to a score that must not count. A weight of e^-60 beside one of about one is far below float32's resolution, and unlike a larger mask's
+is not denormal, with which processors are ten times slower. It hides a token as long as its score is less than 40 above the best visible one;
+`vla export` compares graph and network on held-out frames."""
 
 
 class FusedBlock(Block):

@@ -12,6 +12,11 @@ from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 
+def listens(node: Node, publisher: Publisher, listener: str) -> bool:
+    """Whether the graph has the node ``listener`` among those who can be connected; it may not be yet."""
+    return any(_name(other) == listener for other in _able(node, publisher))
+
+
 def hears(node: Node, publisher: Publisher, listener: str) -> bool:
     """Whether the node ``listener`` subscribes to what ``publisher`` sends and is connected to it.
 
@@ -22,15 +27,19 @@ def hears(node: Node, publisher: Publisher, listener: str) -> bool:
         node: that owns ``publisher``.
         listener: full name of the other node, such as ``/vla_policy``.
     """
-    own = next((e for e in node.get_publishers_info_by_topic(publisher.topic_name) if _name(e) == node.get_fully_qualified_name()), None)
-    if own is None:  # not in the graph yet
-        return False
-    able = [
-        other
-        for other in node.get_subscriptions_info_by_topic(publisher.topic_name)
-        if qos_check_compatible(own.qos_profile, other.qos_profile)[0] != QoSCompatibility.ERROR
-    ]
+    able = _able(node, publisher)
     return any(_name(other) == listener for other in able) and publisher.get_subscription_count() >= len(able)
+
+
+def _able(node: Node, publisher: Publisher) -> list[TopicEndpointInfo]:
+    """Subscriptions of the same type whose quality of service fits; none while the publisher itself is not in the graph."""
+    topic = publisher.topic_name
+    own = next((e for e in node.get_publishers_info_by_topic(topic) if _name(e) == node.get_fully_qualified_name()), None)
+    return [
+        other
+        for other in ([] if own is None else node.get_subscriptions_info_by_topic(topic))
+        if other.topic_type == own.topic_type and qos_check_compatible(own.qos_profile, other.qos_profile)[0] != QoSCompatibility.ERROR
+    ]
 
 
 def _name(endpoint: TopicEndpointInfo) -> str:

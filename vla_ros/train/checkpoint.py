@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 BEGUN_FROM = "begun_from"  # key of what is known of the policy with which a run began: a bundle's provenance
 FOLDED = "folded"  # key of a state whose batch norms only shift: `settle_batch_norm` must measure what comes in before they are trained on
 
+MISSING = "missing"  # key of the names of tensors in a state that a bundle did not hold: they are as a new network has them
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors and plain values) beside `path`, then renames: a crash leaves the previous file whole."""

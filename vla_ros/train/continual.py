@@ -210,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "model_config" not in state or "averaged" not in state:
         raise ConfigError(f"{arguments.checkpoint} holds no policy: give best.pt or last.pt of `vla train`, or what `vla checkpoint` made of a bundle")
     if "train_config" not in state and not arguments.config:
-        raise ConfigError(f"{arguments.checkpoint} was made of a bundle, which does not tell how to train: give --config, such as config/train/tabletop.yaml")
+        raise ConfigError(
+            f"{arguments.checkpoint} was made of a bundle, which does not tell how to train: give --config config/train/tabletop.yaml "
+            "--set loss.vision=0 --set data.proprio_dropout=0 (a bundle has no weights of the vision loss and of a withheld state, which would begin at random)"
+        )
     config = continual_config(state, arguments.config, arguments.set)
     run = ContinualRun(
         config, state, arguments.old, arguments.new, arguments.out, method=arguments.method, share=arguments.share,

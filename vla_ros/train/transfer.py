@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vla_ros.core.errors import ConfigError
 from vla_ros.model.config import PolicyConfig
 from vla_ros.model.policy import Policy
-from vla_ros.train.checkpoint import restore_tokenizer
+from vla_ros.train.checkpoint import MISSING, restore_tokenizer
 
 EMBEDDING = "tokens.weight"
 
@@ -40,7 +40,8 @@ def transfer_weights(model: Policy, tokenizer: Tokenizer, state: dict[str, Any])
     Raises:
         ConfigError: nothing but embeddings fits.
     """
-    old, old_config, old_ids = dict(state["averaged"]), PolicyConfig.from_dict(state["model_config"]), restore_tokenizer(state).get_vocab()
+    known = {name: tensor for name, tensor in state["averaged"].items() if name not in state.get(MISSING, ())}
+    old, old_config, old_ids = known, PolicyConfig.from_dict(state["model_config"]), restore_tokenizer(state).get_vocab()
     own = model.state_dict()
     own_eyes, old_eyes = (f"vision.cameras.{config.cameras[0].name}." for config in (model.config, old_config))
     old |= {own_eyes + name[len(old_eyes) :]: tensor for name, tensor in old.items() if name.startswith(old_eyes)}

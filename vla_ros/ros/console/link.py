@@ -19,7 +19,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
-from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Float64MultiArray, String
@@ -32,7 +31,7 @@ from vla_ros.ros.console.e_stop import EStopLedger
 from vla_ros.ros.console.pictures import PictureStore, Shown, age_by_stamp_s
 from vla_ros.ros.console.seen import Seen
 from vla_ros.ros.images import image_to_rgb
-from vla_ros.ros.listeners import hears
+from vla_ros.ros.listeners import hears, listens
 from vla_ros.ros.polled import PolledSubscription
 from vla_ros.ros.stamps import stamp_to_ns
 from vla_ros.ros.transport import use_fastdds_profile
@@ -77,6 +76,8 @@ class RobotLink:
         self._cameras: dict[str, tuple[PolledSubscription, Any]] = {}
         self._e_stop_listeners = 0
         self._closing = threading.Event()
+        self._newest = 0  # number of what was asked for last
+        self._numbers = threading.Lock()  # held for an increment and no longer
         self._make_interface()
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -108,10 +109,18 @@ class RobotLink:
         text = text.strip()
         if len(text) > MAX_INSTRUCTION or not text.isprintable():
             return Answer(False, f"an instruction is one line of at most {MAX_INSTRUCTION} characters")
-        if not self._wait_until_heard(self._instruction):
+        number = self._next_number()
+        if not text:
+            self._instruction.publish(String(data=""))
+            heard = hears(self.node, self._instruction, self.policy_node)
+            return Answer(heard, "told to hold" if heard else f"told to hold, but {self.policy_node} is not there to hear it")
+        heard = self._wait_until_heard(number)
+        if self._newest != number:
+            return Answer(False, "not sent: something else was asked meanwhile")
+        if not heard:
             return Answer(False, f"{self.policy_node} does not listen: is it running and configured?")
         self._instruction.publish(String(data=text))
-        return Answer(True, "sent" if text else "told to hold")
+        return Answer(True, "sent")
 
     def stop(self) -> Answer:
         """Calls ``~/stop`` and presses the emergency stop; waits for neither. The control thread takes the press within one period.
@@ -119,6 +128,7 @@ class RobotLink:
         The call goes first: only the policy node reads it. Any number of programs may listen to ``e_stop``, and one of them that hangs can
         hold up a reliable publisher for a second.
         """
+        self._next_number()  # an instruction that still waits must not come after this
         if self.seen.code == "E_STOP":
             self._ledger.found_pressed()
         serves = self._stop.service_is_ready()
@@ -141,12 +151,25 @@ class RobotLink:
             time.sleep(0.05)
         return answer
 
-    def _wait_until_heard(self, publisher: Publisher) -> bool:
-        """Whether the policy node hears it; what is sent while the two are still finding each other would be lost."""
+    def _next_number(self) -> int:
+        with self._numbers:
+            self._newest += 1
+            return self._newest
+
+    def _wait_until_heard(self, number: int) -> bool:
+        """Whether the policy node hears instructions: what is sent while the two are still finding each other would be lost.
+
+        Ends early where something else was asked. A stranger who never connects must not keep every instruction back, so that in the end it
+        is enough if the node listens and somebody else than this page is connected.
+        """
         deadline = time.monotonic() + _DISCOVERY_S
-        while not (heard := hears(self.node, publisher, self.policy_node)) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return heard
+        while self._newest == number and time.monotonic() < deadline and not self._closing.is_set():
+            if hears(self.node, self._instruction, self.policy_node):
+                return True
+            self._closing.wait(0.02)
+        if self._closing.is_set():
+            return False
+        return listens(self.node, self._instruction, self.policy_node) and self._instruction.get_subscription_count() > 1
 
     def _press(self, pressed: bool) -> None:
         self._ledger.sends(pressed)
