@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vla_ros.core.errors import ConfigError, VlaError
 from vla_ros.core.paths import bundle_dir
+from vla_ros.importers.bundle import seal
 from vla_ros.results import machine_facts, write_json
-from vla_ros.runtime.bundle import Bundle, file_sha256, load_bundle
+from vla_ros.runtime.bundle import Bundle, load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, FREE_TOKEN, PLAN_TOKENS, PREFIX_TOKENS
 from vla_ros.runtime.session import BoundGraph, OnnxPolicy
 
@@ -277,11 +277,9 @@ def stage(source: Bundle, graph: Path, folder: Path, facts: Mapping[str, Any]) -
     new = replace(
         manifest,
         name=folder.name,
-        sha256={name: file_sha256(folder / name) for name in manifest.file_names},
         provenance={**manifest.provenance, "quantisation": {**facts, "source": manifest.name, "source_sha256": source.sha256}},
     )
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(new.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    OnnxPolicy(load_bundle(folder)).warm_up()
+    OnnxPolicy(seal(folder, new)).warm_up()
     return folder
 
 

@@ -10,23 +10,22 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from vla_ros import __version__
 from vla_ros.bundle_checkpoint import bundle_state
 from vla_ros.core.errors import ConfigError
 from vla_ros.export import MAX_LOGIT_DIFFERENCE, ExportedPolicy, check_parity, export_graphs, git_hash, measure
 from vla_ros.export_answers import ParityError
+from vla_ros.importers.bundle import seal, staged
 from vla_ros.model.fused import OPSET
 from vla_ros.results import write_json
-from vla_ros.runtime.bundle import Bundle, file_sha256, load_bundle
+from vla_ros.runtime.bundle import load_bundle
 from vla_ros.runtime.contract import ACTION_LOGITS, PLAN_TOKENS
 from vla_ros.runtime.session import OnnxPolicy, probe_inputs
 from vla_ros.train.checkpoint import restore_policy
@@ -54,27 +53,17 @@ def renew(source: Path, out: Path, *, plain_attention: bool = False, threads: in
     policy = restore_policy(bundle_state(source))
     old, rng = OnnxPolicy(before, threads=threads), np.random.default_rng(0)
     samples = [probe_inputs(old.inputs, before, rng, number % before.manifest.action.horizon) for number in range(PROBES)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        staged = Path(folder) / out.name
-        shutil.copytree(source, staged, ignore=shutil.ignore_patterns(*OF_THE_OLD_FILES))
-        answers = export_graphs(policy, samples, staged, plain_attention)
-        _write_manifest(before, staged)
-        new = OnnxPolicy(load_bundle(staged), threads=threads)
+    with staged(out) as folder:
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*OF_THE_OLD_FILES), dirs_exist_ok=True)
+        answers = export_graphs(policy, samples, folder, plain_attention)
+        written_by = {"vla_ros": __version__, "git": git_hash()}
+        manifest = replace(before.manifest, opset=OPSET, provenance={**before.manifest.provenance, "graphs": written_by})
+        new = OnnxPolicy(seal(folder, manifest), threads=threads)
         report = {
             **check_parity(ExportedPolicy(policy).eval(), new, samples), **answers, "max_difference_from_before": _difference(old, new, samples),
             "inference_ms": {"before": measure(old, samples)["inference_ms"], "after": measure(new, samples)["inference_ms"]}, "threads": threads,
         }
-        staged.rename(out)
     return report
-
-
-def _write_manifest(before: Bundle, folder: Path) -> None:
-    manifest = before.manifest
-    hashes = {name: file_sha256(folder / name) for name in manifest.sha256}
-    written_by = {"vla_ros": __version__, "git": git_hash()}
-    renewed = replace(manifest, opset=OPSET, sha256=hashes, provenance={**manifest.provenance, "graphs": written_by})
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(renewed.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _difference(old: OnnxPolicy, new: OnnxPolicy, samples: Sequence[dict[str, np.ndarray]]) -> float:
